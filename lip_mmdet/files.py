@@ -1,0 +1,54 @@
+"""Writing files so that a crash or Ctrl-C never leaves half of one, nor loses what was there."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Iterator
+
+from lip_mmdet.errors import InputError
+
+
+@contextmanager
+def replace_on_success(path: str | os.PathLike) -> Iterator[Path]:
+    """Give a temporary path in ``path``'s folder; move it to ``path`` if the block succeeds.
+
+    Missing parent folders are made. If the block raises, the temporary file is removed and whatever
+    ``path`` held stays as it was.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f'cannot write {path}: it is a folder; name a file')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f'.{path.name}.', suffix=path.suffix
+        )
+    except OSError as error:
+        raise InputError(
+            f'cannot write {path}: {error.strerror}; name a writable folder'
+        ) from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes files private; a result file gets the permissions any new file would.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+    """Write ``content`` as indented JSON; NaN and infinities are refused (``ValueError``)."""
+    text = json.dumps(content, indent=2, allow_nan=False)
+    with replace_on_success(path) as temporary:
+        temporary.write_text(text + '\n', encoding='utf-8')

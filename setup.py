@@ -1,0 +1,57 @@
+"""Packaging: pure Python, version ranges instead of pins, configs inside the wheel."""
+
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+
+
+def version() -> str:
+    namespace = {}
+    exec((ROOT / 'lip_mmdet' / 'version.py').read_text(encoding='utf-8'), namespace)
+    return namespace['__version__']
+
+
+class BuildWithConfigs(build_py):
+    """Carry configs, tools and the model index in ``lip_mmdet/.mim``, where OpenMMLab's tools look."""
+
+    def run(self):
+        super().run()
+        # An editable install reads them from the checkout.
+        if getattr(self, 'editable_mode', False):
+            return
+        target = Path(self.build_lib) / 'lip_mmdet' / '.mim'
+        shutil.rmtree(target, ignore_errors=True)
+        ignore = shutil.ignore_patterns('__pycache__', '*.pyc')
+        for folder in ('configs', 'tools'):
+            shutil.copytree(ROOT / folder, target / folder, ignore=ignore)
+        shutil.copy(ROOT / 'model-index.yml', target / 'model-index.yml')
+
+
+setup(
+    name='lip-mmdet',
+    version=version(),
+    description='Local Importance-based Pooling (LIP) backbones for MMDetection',
+    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    packages=find_packages(include=['lip_mmdet', 'lip_mmdet.*']),
+    package_data={'lip_mmdet': ['evaluation/data/*']},
+    python_requires='>=3.8',
+    # Ranges that any MMDetection 3.x environment already meets, so that installing the plugin
+    # upgrades and rebuilds nothing. `requirements/` holds the exact versions of `make demo`.
+    install_requires=[
+        'torch>=1.13',
+        'mmcv>=2.0.0rc4,<2.2.0',
+        'mmengine>=0.7.1,<1.0.0',
+        'mmdet>=3.0.0,<3.4.0',
+        'pycocotools',
+        'rich',
+        'matplotlib',
+    ],
+    extras_require={'fast-eval': ['faster-coco-eval>=1.6']},
+    cmdclass={'build_py': BuildWithConfigs},
+)
