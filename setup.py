@@ -16,7 +16,7 @@ def version() -> str:
 
 
 class BuildWithConfigs(build_py):
-    """Carry configs, tools and the model index in ``lip_mmdet/.mim``, where OpenMMLab's tools look."""
+    """Carry configs, tools and model index in ``lip_mmdet/.mim``, as OpenMMLab packages do."""
 
     def run(self):
         super().run()
