@@ -116,8 +116,10 @@ class _Window(NamedTuple):
 class _LIP2d(torch.autograd.Function):
     """LIP with the gradients written out: ``dO/dI_i = w_i`` and ``dO/dG_i = w_i (I_i - O)``.
 
-    ``w_i`` is the normalized importance, ``exp(G_i - L)`` with ``L`` the window's log-sum-exp;
-    beside the inputs, only ``O`` and ``L``, a quarter of their size at stride 2, are kept.
+    ``w_i`` is the normalized importance of a position in its window. Beside the inputs, three maps
+    of the output's size, a quarter of the input's at stride 2, are kept: the output, each window's
+    maximum and its total. Maximum and total stay apart because ``G_i - max`` is exact where the
+    weight matters; subtracting their log-sum-exp would round each weight anew.
     """
 
     @staticmethod
@@ -129,30 +131,30 @@ class _LIP2d(torch.autograd.Function):
         for inputs, outputs in window.offsets(x.shape[2:], maximum.shape[2:]):
             weight = (_at(g, inputs) - _at(maximum, outputs)).exp_()
             _at(total, outputs).add_(weight)
-            _at(weighted, outputs).add_(weight * _at(values, inputs))
+            _at(weighted, outputs).add_(weight.mul_(_at(values, inputs)))
         output = weighted.div_(total)
         ctx.window = window
-        log_total = maximum.add_(total.log_())
         if not ctx.needs_input_grad[1]:
-            ctx.save_for_backward(x, logit, None, log_total)
+            ctx.save_for_backward(x, logit, None, maximum, total)
             return output.to(x.dtype)
-        ctx.save_for_backward(x, logit, output, log_total)
+        ctx.save_for_backward(x, logit, output, maximum, total)
         # A copy, for an in-place ReLU that follows would overwrite what backward needs.
         return output.to(x.dtype, copy=True)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_output: Tensor):
-        x, logit, output, log_total = ctx.saved_tensors
-        values, g, grad = _widen(x), _widen(logit), _widen(grad_output)
+        x, logit, output, maximum, total = ctx.saved_tensors
+        values, g, grad = _widen(x), _widen(logit), _widen(grad_output) / total
         grad_x = torch.zeros_like(values) if ctx.needs_input_grad[0] else None
         grad_logit = torch.zeros_like(g) if ctx.needs_input_grad[1] else None
-        for inputs, outputs in ctx.window.offsets(x.shape[2:], grad.shape[2:]):
-            share = (_at(g, inputs) - _at(log_total, outputs)).exp_() * _at(grad, outputs)
+        for inputs, outputs in ctx.window.offsets(x.shape[2:], maximum.shape[2:]):
+            share = (_at(g, inputs) - _at(maximum, outputs)).exp_().mul_(_at(grad, outputs))
             if grad_x is not None:
                 _at(grad_x, inputs).add_(share)
             if grad_logit is not None:
-                _at(grad_logit, inputs).add_(share * (_at(values, inputs) - _at(output, outputs)))
+                share.mul_(_at(values, inputs) - _at(output, outputs))
+                _at(grad_logit, inputs).add_(share)
         return (
             None if grad_x is None else grad_x.to(x.dtype),
             None if grad_logit is None else grad_logit.to(logit.dtype),
