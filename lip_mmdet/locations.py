@@ -30,6 +30,6 @@ def config_path(name: str = '') -> str:
     root = bundled if bundled.is_dir() else _PACKAGE.parent / 'configs'
     path = root / name
     if not path.exists():
-        known = sorted(p.relative_to(root).as_posix() for p in root.glob('*/*.py'))
+        known = sorted(p.relative_to(root).as_posix() for p in root.glob('[!_]*/*.py'))
         raise InputError(f'no config {name!r} in {root}; there are {", ".join(known)}')
     return str(path)

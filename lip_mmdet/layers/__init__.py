@@ -1,0 +1,29 @@
+"""Layers of the paper: the soft gate, the logit modules and LIP as a pooling layer."""
+
+from lip_mmdet.dependencies import require
+
+require('torch', 'mmcv', 'mmengine', 'mmdet')
+
+from lip_mmdet.layers.instance_norm import InstanceNorm2d  # noqa: E402
+from lip_mmdet.layers.lip_pool import LIPPool2d  # noqa: E402
+from lip_mmdet.layers.logit_modules import (  # noqa: E402
+    BottleneckLogit,
+    IdentityLogit,
+    LogitHead,
+    LogitTrunk,
+    ProjectionLogit,
+    SimplifiedLogit,
+)
+from lip_mmdet.layers.soft_gate import SoftGate  # noqa: E402
+
+__all__ = [
+    'BottleneckLogit',
+    'IdentityLogit',
+    'InstanceNorm2d',
+    'LIPPool2d',
+    'LogitHead',
+    'LogitTrunk',
+    'ProjectionLogit',
+    'SimplifiedLogit',
+    'SoftGate',
+]

@@ -1,0 +1,27 @@
+# make demo   train and score a LIP detector on generated images
+# make test   run the tests
+# Both set the environment up on first use. PYTHON picks the interpreter, TORCH the build of torch:
+#   make demo TORCH='torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu'
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint setup clean
+
+demo: setup
+	$(BIN)/python tools/demo.py
+
+test: setup
+	$(BIN)/python -m pytest -q
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+setup:
+	@$(PYTHON) tools/bootstrap.py $(VENV) --torch '$(TORCH)'
+
+clean:
+	rm -rf $(VENV) work_dirs build dist *.egg-info

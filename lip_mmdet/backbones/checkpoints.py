@@ -1,0 +1,138 @@
+"""The state dicts that a backbone accepts, turned into its own before PyTorch compares names.
+
+Three things meet here. Released files come in wrappings (a ``state_dict`` entry, a ``module.``
+prefix, a classifier). Their names are not ours: :class:`OfficialNames`. And a ResNet's weights, or
+a plain network's where the backbone has deformable convolutions, fit in part: a *warm start*.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Mapping, NamedTuple
+
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from lip_mmdet.errors import InputError
+
+# What a network may have that the one it starts from has not. Each starts as the identity of its
+# kind: LIP as average pooling, deformable convolution with no offset.
+ADDED_PARTS = {
+    'LIP': ('.logit.', '.logit_trunk.', '.residual_logit.', '.shortcut_logit.'),
+    'deformable convolution': ('.conv_offset.',),
+}
+
+
+class OfficialNames(NamedTuple):
+    """How the authors' code names what this package names otherwise.
+
+    Attributes:
+        classifier: the module that turns features into ImageNet scores; a backbone has none.
+        rules: official part of a name -> our part. Applied at the start of a component of the name.
+    """
+
+    classifier: str
+    rules: Mapping[str, str]
+
+    def to_ours(self, name: str) -> str:
+        """Rename one key of an official state dict; other names stay."""
+        return _rename(name, self.rules)
+
+    def to_official(self, name: str) -> str:
+        """Rename one of our keys to its official name."""
+        return _rename(name, {ours: official for official, ours in self.rules.items()})
+
+
+def prepare_state_dict(
+    module: nn.Module, state_dict: dict[str, Tensor], prefix: str, names: OfficialNames
+) -> None:
+    """Rewrite ``state_dict`` in place so that it fits ``module``; called while it loads.
+
+    Args:
+        module: the backbone that is about to load.
+        state_dict: what was given to ``load_state_dict``.
+        prefix: the backbone's place in it, such as ``'backbone.'``.
+        names: the official names of this kind of backbone.
+    """
+    if not prefix:
+        _unwrap(state_dict)
+    for key in [k for k in state_dict if k.startswith(prefix)]:
+        name = key[len(prefix) :]
+        value = state_dict.pop(key)
+        if name.split('.')[0] != names.classifier:
+            state_dict[prefix + names.to_ours(name)] = value
+    _warm_start(module, state_dict, prefix)
+
+
+def check_pretrained(module: nn.Module) -> None:
+    """Check that the local file that a backbone's ``init_cfg`` starts from is there.
+
+    Raises:
+        InputError: it is not; the message names the other two ways to start.
+    """
+    configs = module.init_cfg if isinstance(module.init_cfg, list) else [module.init_cfg]
+    for config in configs:
+        path = (config or {}).get('checkpoint')
+        if path is None or '://' in path or Path(path).expanduser().is_file():
+            continue
+        option = '--cfg-options model.backbone.'
+        raise InputError(
+            f'no ImageNet weights at {path}: get them as configs/lip/README.md says, or start from '
+            f'ResNet weights ({option}init_cfg.checkpoint=torchvision://resnet{module.depth}), or '
+            f'from scratch ({option}init_cfg=None model.backbone.frozen_stages=-1 '
+            'model.backbone.norm_eval=False)'
+        )
+
+
+def _unwrap(state_dict: dict) -> None:
+    wrapped = state_dict.get('state_dict')
+    if isinstance(wrapped, Mapping):
+        state_dict.clear()
+        state_dict.update(wrapped)
+    if all(key.startswith('module.') for key in state_dict):
+        for key in list(state_dict):
+            state_dict[key[len('module.') :]] = state_dict.pop(key)
+
+
+def _rename(name: str, rules: Mapping[str, str]) -> str:
+    for old, new in rules.items():
+        # A component of the name must begin here: `conv2.1.` is not part of `xconv2.1.`.
+        start = 0 if name.startswith(old) else name.find('.' + old) + 1
+        if start or name.startswith(old):
+            return name[:start] + new + name[start + len(old) :]
+    return name
+
+
+def _warm_start(module: nn.Module, state_dict: dict[str, Tensor], prefix: str) -> None:
+    """Complete the weights of a network without some of our parts with what those start from.
+
+    A file that has any weight of a part should have them all: then nothing is completed, and
+    PyTorch reports what is missing.
+    """
+    own = {prefix + name: value for name, value in module.state_dict().items()}
+    given = {key for key in state_dict if key.startswith(prefix)}
+    missing, notes = set(own) - given, []
+    added = set()
+    for part, marks in ADDED_PARTS.items():
+        theirs = {key for key in own if any(mark in f'.{key}' for mark in marks)}
+        if theirs and not theirs & given and given:
+            added |= theirs
+            notes.append(f'{part} ({len(theirs)} tensors) starts untrained')
+    if not added or missing - added:
+        return
+    reshaped = [k for k in own if k in given and own[k].shape != state_dict[k].shape]
+    # LIP and a 1x1 convolution stand where the other network has a strided 3x3 convolution.
+    if any(not key.endswith(('.conv1.weight', '.conv2.weight')) for key in reshaped):
+        return
+    if reshaped:
+        names = ', '.join(key[len(prefix) :] for key in sorted(reshaped))
+        notes.append(f'of another shape and not loaded: {names}')
+    for key in added.union(reshaped):
+        state_dict[key] = own[key].detach().clone()
+    print_log(
+        f'{type(module).__name__} warm start: {len(given) - len(reshaped)} tensors loaded; '
+        + '; '.join(notes),
+        logger='current',
+        level=logging.WARNING,
+    )

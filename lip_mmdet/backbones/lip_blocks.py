@@ -1,0 +1,230 @@
+"""Residual blocks that downsample by LIP (arXiv 1908.04156, section 3.5 and figure 5).
+
+A block that halves the resolution does it twice: on the residual branch, by a strided 3x3
+convolution, and on the shortcut, by a strided 1x1 convolution. Both throw positions away. Here LIP
+pools each of them and a 1x1 convolution with stride 1 follows. One logit trunk looks at the block's
+input, at full resolution, and two heads share what it sees.
+"""
+
+from __future__ import annotations
+
+import torch.utils.checkpoint as cp
+from mmcv.cnn import build_conv_layer, build_norm_layer
+from mmdet.models.backbones.resnet import BasicBlock, Bottleneck
+from mmdet.registry import MODELS
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from lip_mmdet.layers import BottleneckLogit, LogitHead, LogitTrunk
+from lip_mmdet.layers.logit_modules import DEFAULT_GATE, DEFAULT_WIDTH
+from lip_mmdet.ops import lip2d
+
+
+class LIPBlock(BaseModule):
+    """What both LIP blocks share: the two logits, the pooled shortcut and the sum.
+
+    A subclass builds its residual branch and pools it in :meth:`residual`.
+
+    Args:
+        inplanes: channels of the block's input, which are the shortcut's.
+        residual_planes: channels of the residual branch where LIP pools it.
+        stride: of the downsampling.
+        downsample: convolution and norm of the shortcut, after its LIP.
+        logit: config of the logit module. The two LIPs share the trunk of a ``BottleneckLogit``;
+            any other type is built once for each, on the map that it weighs.
+        with_cp: recompute the block in backward instead of keeping its activations.
+        init_cfg: MMEngine's initialization config.
+    """
+
+    def __init__(
+        self,
+        *,
+        inplanes: int,
+        residual_planes: int,
+        stride: int,
+        downsample: nn.Module,
+        logit: dict,
+        with_cp: bool,
+        init_cfg: dict | None,
+    ) -> None:
+        super().__init__(init_cfg)
+        # Every input position lies in a window, and the output is that of the strided 3x3
+        # convolution: stride 2 gives the paper's 3x3 window.
+        self.kernel_size = 2 * stride - 1
+        self.stride = stride
+        self.with_cp = with_cp
+        if MODELS.get(logit['type']) is BottleneckLogit:
+            arguments = {key: value for key, value in logit.items() if key != 'type'}
+            self.logit_trunk, self.residual_logit, self.shortcut_logit = _shared_logits(
+                inplanes, residual_planes, **arguments
+            )
+        else:
+            self.logit_trunk = None
+            self.residual_logit = MODELS.build(dict(logit, in_channels=residual_planes))
+            self.shortcut_logit = MODELS.build(dict(logit, in_channels=inplanes))
+        self.downsample = downsample
+        self.relu = nn.ReLU(inplace=True)
+
+    def pool(self, x: Tensor, logit: Tensor) -> Tensor:
+        """Pool a (N, C, H, W) map to (N, C, ceil(H / stride), ceil(W / stride))."""
+        return lip2d(x, logit, self.kernel_size, self.stride, self.stride - 1)
+
+    def residual(self, x: Tensor, features: Tensor | None) -> Tensor:
+        """Return the residual branch of ``x``; ``features`` are the trunk's, if one is shared."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, inplanes, H, W) to (N, planes * expansion, ceil(H / stride), ...)."""
+        if self.with_cp and x.requires_grad:
+            out = cp.checkpoint(self._sum, x, use_reentrant=False)
+        else:
+            out = self._sum(x)
+        return self.relu(out)
+
+    def _sum(self, x: Tensor) -> Tensor:
+        features = None if self.logit_trunk is None else self.logit_trunk(x)
+        logit = self.shortcut_logit(x if features is None else features)
+        out = self.residual(x, features)
+        out += self.downsample(self.pool(x, logit))
+        return out
+
+
+class LIPBasicBlock(LIPBlock):
+    """Basic block: LIP, then a 1x1 convolution, stand in for the strided first convolution.
+
+    The paper has LIP in bottlenecks only; this places it the same way in the block of ResNet-18
+    and -34. Arguments as in :class:`LIPBottleneck`.
+    """
+
+    expansion = BasicBlock.expansion
+
+    def __init__(
+        self,
+        inplanes: int,
+        planes: int,
+        stride: int,
+        downsample: nn.Module,
+        *,
+        logit: dict,
+        with_cp: bool = False,
+        conv_cfg: dict | None = None,
+        norm_cfg: dict | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(
+            inplanes=inplanes,
+            residual_planes=inplanes,
+            stride=stride,
+            downsample=downsample,
+            logit=logit,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
+        )
+        norm_cfg = norm_cfg or dict(type='BN')
+        self.conv1 = build_conv_layer(conv_cfg, inplanes, planes, 1, bias=False)
+        self.norm1_name, norm1 = build_norm_layer(norm_cfg, planes, postfix=1)
+        self.add_module(self.norm1_name, norm1)
+        self.conv2 = build_conv_layer(conv_cfg, planes, planes, 3, padding=1, bias=False)
+        self.norm2_name, norm2 = build_norm_layer(norm_cfg, planes, postfix=2)
+        self.add_module(self.norm2_name, norm2)
+
+    norm1 = BasicBlock.norm1
+    norm2 = BasicBlock.norm2
+
+    def residual(self, x: Tensor, features: Tensor | None) -> Tensor:
+        """LIP - conv1x1 - norm - ReLU - conv3x3 - norm."""
+        out = self.pool(x, self.residual_logit(x if features is None else features))
+        out = self.relu(self.norm1(self.conv1(out)))
+        return self.norm2(self.conv2(out))
+
+
+class LIPBottleneck(LIPBlock):
+    """Bottleneck: LIP, then a 1x1 convolution, stand in for the strided 3x3 convolution.
+
+    Args:
+        inplanes: channels of the (N, inplanes, H, W) input.
+        planes: channels inside; the output has ``4 * planes``.
+        stride: of the downsampling.
+        downsample: convolution and norm of the shortcut, which follow its LIP.
+        logit: config of the logit module; see :class:`LIPBlock`.
+        with_cp: recompute the block in backward instead of keeping its activations.
+        conv_cfg: config of the convolutions outside the logit module.
+        norm_cfg: config of the norms outside the logit module; default ``dict(type='BN')``.
+        plugins: MMDetection's block plugins, ``after_conv1`` (before LIP), ``after_conv2`` and
+            ``after_conv3``.
+        init_cfg: MMEngine's initialization config.
+    """
+
+    expansion = Bottleneck.expansion
+
+    def __init__(
+        self,
+        inplanes: int,
+        planes: int,
+        stride: int,
+        downsample: nn.Module,
+        *,
+        logit: dict,
+        with_cp: bool = False,
+        conv_cfg: dict | None = None,
+        norm_cfg: dict | None = None,
+        plugins: list[dict] | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(
+            inplanes=inplanes,
+            residual_planes=planes,
+            stride=stride,
+            downsample=downsample,
+            logit=logit,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
+        )
+        norm_cfg = norm_cfg or dict(type='BN')
+        outplanes = planes * self.expansion
+        self.conv1 = build_conv_layer(conv_cfg, inplanes, planes, 1, bias=False)
+        self.norm1_name, norm1 = build_norm_layer(norm_cfg, planes, postfix=1)
+        self.add_module(self.norm1_name, norm1)
+        self.conv2 = build_conv_layer(conv_cfg, planes, planes, 1, bias=False)
+        self.norm2_name, norm2 = build_norm_layer(norm_cfg, planes, postfix=2)
+        self.add_module(self.norm2_name, norm2)
+        self.conv3 = build_conv_layer(conv_cfg, planes, outplanes, 1, bias=False)
+        self.norm3_name, norm3 = build_norm_layer(norm_cfg, outplanes, postfix=3)
+        self.add_module(self.norm3_name, norm3)
+        self.after_conv1 = self._plugin_names(plugins, 'after_conv1', planes)
+        self.after_conv2 = self._plugin_names(plugins, 'after_conv2', planes)
+        self.after_conv3 = self._plugin_names(plugins, 'after_conv3', outplanes)
+
+    norm1 = Bottleneck.norm1
+    norm2 = Bottleneck.norm2
+    norm3 = Bottleneck.norm3
+    make_block_plugins = Bottleneck.make_block_plugins
+    forward_plugin = Bottleneck.forward_plugin
+
+    def residual(self, x: Tensor, features: Tensor | None) -> Tensor:
+        """conv1x1 - norm - ReLU - LIP - conv1x1 - norm - ReLU - conv1x1 - norm."""
+        out = self.relu(self.norm1(self.conv1(x)))
+        out = self.forward_plugin(out, self.after_conv1)
+        out = self.pool(out, self.residual_logit(out if features is None else features))
+        out = self.relu(self.norm2(self.conv2(out)))
+        out = self.forward_plugin(out, self.after_conv2)
+        out = self.norm3(self.conv3(out))
+        return self.forward_plugin(out, self.after_conv3)
+
+    def _plugin_names(self, plugins: list[dict] | None, position: str, channels: int) -> list[str]:
+        here = [plugin['cfg'] for plugin in plugins or [] if plugin['position'] == position]
+        return self.make_block_plugins(channels, here)
+
+
+def _shared_logits(
+    inplanes: int,
+    residual_planes: int,
+    width: int = DEFAULT_WIDTH,
+    gate_coefficient: float | None = DEFAULT_GATE,
+) -> tuple[LogitTrunk, LogitHead, LogitHead]:
+    """Build the trunk on the block's input and its two heads, for the residual and the shortcut."""
+    return (
+        LogitTrunk(inplanes, width),
+        LogitHead(width, residual_planes, 1, gate_coefficient),
+        LogitHead(width, inplanes, 1, gate_coefficient),
+    )

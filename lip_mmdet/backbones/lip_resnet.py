@@ -1,0 +1,291 @@
+"""LIP-ResNet (arXiv 1908.04156, section 3.5): ResNet whose downsampling is LIP.
+
+What is new stands in :mod:`lip_mmdet.backbones.lip_blocks`; the rest is MMDetection's ResNet.
+"""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+from mmcv.cnn import build_conv_layer, build_norm_layer
+from mmdet.models.backbones.resnet import BasicBlock, ResNet
+from mmdet.models.layers import ResLayer
+from mmdet.registry import MODELS
+from mmengine.model import Sequential
+from torch import Tensor, nn
+
+from lip_mmdet.backbones.checkpoints import OfficialNames, check_pretrained, prepare_state_dict
+from lip_mmdet.backbones.lip_blocks import LIPBasicBlock, LIPBottleneck
+from lip_mmdet.errors import InputError
+from lip_mmdet.layers import LIPPool2d
+
+# Names in the state dicts of the authors' released networks, and ours.
+OFFICIAL_RULES = {
+    'maxpool.logit.bn.': 'maxpool.logit.norm.',
+    'bottleneck_shared.logit.conv': 'logit_trunk.conv',
+    'bottleneck_shared.logit.bn': 'logit_trunk.norm',
+    'conv2.0.postprocessing.conv.': 'residual_logit.conv.',
+    'conv2.0.postprocessing.bn.': 'residual_logit.norm.',
+    'downsample.lip.postprocessing.conv.': 'shortcut_logit.conv.',
+    'downsample.lip.postprocessing.bn.': 'shortcut_logit.norm.',
+    'downsample.conv.': 'downsample.0.',
+    'downsample.bn.': 'downsample.1.',
+}
+
+
+@MODELS.register_module()
+class LIPResNet(ResNet):
+    """ResNet with LIP for its max pooling and in its downsampling blocks.
+
+    Takes everything that MMDetection's ``ResNet`` takes, with the same meaning, and what is listed
+    here. Depths 50, 101 and 152 are the paper's networks; 18 and 34 place LIP the same way in the
+    basic block.
+
+    Loads the authors' state dicts under their own names, and warm-starts from a ResNet's: what
+    fits is taken over, LIP starts as average pooling, and one line of the log says what was not.
+
+    Args:
+        depth: 18, 34, 50, 101 or 152.
+        lip_stem: LIP instead of the stem's max pooling.
+        lip_stages: for each stage, whether its first block downsamples by LIP; default: each stage
+            with a stride.
+        stem_logit: config of the stem's logit module; default ``dict(type='SimplifiedLogit')``.
+        stage_logit: config of the stages' logit modules, default
+            ``dict(type='BottleneckLogit', width=128)``, whose trunk a block's two LIPs share.
+        gate_coefficient: of the soft gate in all of them; None leaves the gate out. A logit config
+            that has its own keeps it.
+        **kwargs: as in ``mmdet.models.ResNet``. In a LIP block ``avg_down`` changes nothing but the
+            numbering of the shortcut's layers, for LIP stands where the average pooling would;
+            ``dcn`` finds no 3x3 convolution there; ``dilations`` count in the blocks that follow.
+
+    Raises:
+        InputError: unknown depth; ``lip_stages`` of the wrong length or true for a stage without
+            stride; ``style='caffe'`` with LIP in a bottleneck; ``dcn`` or ``plugins`` at depth 18
+            or 34, whose basic block has no place for them.
+
+    Example:
+        >>> import torch
+        >>> from lip_mmdet.backbones import LIPResNet
+        >>> net = LIPResNet(depth=50).eval()
+        >>> for feature in net(torch.rand(1, 3, 64, 64)):
+        ...     print(tuple(feature.shape))
+        (1, 256, 16, 16)
+        (1, 512, 8, 8)
+        (1, 1024, 4, 4)
+        (1, 2048, 2, 2)
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        *,
+        lip_stem: bool = True,
+        lip_stages: Sequence[bool] | None = None,
+        stem_logit: dict | None = None,
+        stage_logit: dict | None = None,
+        gate_coefficient: float | None = 12.0,
+        num_stages: int = 4,
+        strides: Sequence[int] = (1, 2, 2, 2),
+        style: str = 'pytorch',
+        dcn: dict | None = None,
+        plugins: list[dict] | None = None,
+        **kwargs,
+    ) -> None:
+        name = type(self).__name__
+        if depth not in self.arch_settings:
+            depths = ', '.join(map(str, self.arch_settings))
+            raise InputError(f'{name} has no depth {depth!r}; there are {depths}')
+        if lip_stages is None:
+            lip_stages = [stride > 1 for stride in strides]
+        _check_stages(name, lip_stages, strides, num_stages)
+        if self.arch_settings[depth][0] is BasicBlock:
+            _check_basic_block(name, depth, dcn, plugins)
+        elif style == 'caffe' and any(lip_stages):
+            raise InputError(
+                f"{name}: style='caffe' strides the first 1x1 convolution, LIP replaces the "
+                "strided 3x3 of style='pytorch'; use that style, or switch lip_stages off"
+            )
+        gate = dict(gate_coefficient=gate_coefficient)
+        self.lip_stem = lip_stem
+        self.lip_stages = tuple(lip_stages)
+        self.stem_logit = _with_gate(stem_logit or dict(type='SimplifiedLogit'), gate)
+        self.stage_logit = _with_gate(stage_logit or dict(type='BottleneckLogit'), gate)
+        super().__init__(
+            depth,
+            num_stages=num_stages,
+            strides=strides,
+            style=style,
+            dcn=dcn,
+            plugins=plugins,
+            **kwargs,
+        )
+        if self.zero_init_residual and kwargs.get('init_cfg') is None:
+            self._zero_init_residual()
+
+    def make_res_layer(self, **kwargs) -> nn.Module:
+        """Build a stage; its first block is a LIP block where ``lip_stages`` says so."""
+        stage = len(self.res_layers)
+        if not self.lip_stages[stage]:
+            return super().make_res_layer(**kwargs)
+        first = self._make_lip_block(**kwargs)
+        # LIP took the place of the convolution that would have fallen back.
+        dcn = kwargs['dcn'] and {
+            k: v for k, v in kwargs['dcn'].items() if k != 'fallback_on_stride'
+        }
+        rest = dict(kwargs, dcn=dcn, stride=1, num_blocks=kwargs['num_blocks'] - 1)
+        rest['inplanes'] = kwargs['planes'] * kwargs['block'].expansion
+        return Sequential(first, *ResLayer(**rest))
+
+    def _make_lip_block(
+        self, *, block, inplanes, planes, stride, avg_down, conv_cfg, norm_cfg, plugins, **kwargs
+    ) -> nn.Module:
+        outplanes = planes * block.expansion
+        downsample = [
+            build_conv_layer(conv_cfg, inplanes, outplanes, 1, bias=False),
+            build_norm_layer(norm_cfg, outplanes)[1],
+        ]
+        if avg_down:
+            # Checkpoints of networks that pool here number the two layers 1 and 2.
+            downsample.insert(0, nn.Identity())
+        only_bottleneck = {} if block is BasicBlock else dict(plugins=plugins)
+        lip_block = LIPBasicBlock if block is BasicBlock else LIPBottleneck
+        return lip_block(
+            inplanes,
+            planes,
+            stride,
+            nn.Sequential(*downsample),
+            logit=self.stage_logit,
+            with_cp=kwargs['with_cp'],
+            conv_cfg=conv_cfg,
+            norm_cfg=norm_cfg,
+            init_cfg=kwargs['init_cfg'],
+            **only_bottleneck,
+        )
+
+    def _make_stem_layer(self, in_channels: int, stem_channels: int) -> None:
+        super()._make_stem_layer(in_channels, stem_channels)
+        if self.lip_stem:
+            self.maxpool = LIPPool2d(stem_channels, self.stem_logit)
+
+    def _freeze_stages(self) -> None:
+        super()._freeze_stages()
+        if self.frozen_stages >= 0:
+            self.maxpool.eval()
+            self.maxpool.requires_grad_(False)
+
+    def _zero_init_residual(self) -> None:
+        """Zero the last norm of each residual branch; ``init_weights`` does it again."""
+        last = 'norm2' if self.block is BasicBlock else 'norm3'
+        for layer in self.res_layers:
+            for block in getattr(self, layer):
+                nn.init.zeros_(getattr(block, last).weight)
+
+    def init_weights(self) -> None:
+        """Initialize as ``init_cfg`` says.
+
+        Raises:
+            InputError: a local checkpoint that ``init_cfg`` names is missing; the message says
+                where to get it and what else there is.
+        """
+        check_pretrained(self)
+        super().init_weights()
+
+    def train(self, mode: bool = True) -> LIPResNet:
+        """Set the mode, keep frozen stages and norms as they are, and return the network."""
+        super().train(mode)
+        return self
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        prepare_state_dict(self, state_dict, prefix, self._official_names())
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def official_state_dict(self) -> dict[str, Tensor]:
+        """Return the state dict under the names of the authors' released code.
+
+        Raises:
+            InputError: the released code has no such network (depth 18 or 34, ``deep_stem``,
+                ``avg_down``, norms other than batch normalization).
+        """
+        if (
+            self.block is BasicBlock
+            or self.deep_stem
+            or self.avg_down
+            or self.norm_cfg['type'] not in ('BN', 'SyncBN')
+        ):
+            raise InputError(
+                'official names exist for depth 50, 101 and 152 without deep_stem and avg_down and '
+                'with batch normalization only'
+            )
+        names = self._official_names()
+        return {names.to_official(name): value for name, value in self.state_dict().items()}
+
+    def _official_names(self) -> OfficialNames:
+        # In a LIP block `conv2` is LIP and the convolution after it.
+        lip_blocks = [f'layer{i + 1}.0.' for i, lip in enumerate(self.lip_stages) if lip]
+        conv2 = {f'{block}conv2.1.': f'{block}conv2.' for block in lip_blocks}
+        return OfficialNames(classifier='fc', rules={**OFFICIAL_RULES, **conv2})
+
+
+@MODELS.register_module()
+class LIPResNetMD(LIPResNet):
+    """LIP-ResNet with modulated deformable convolutions (DCNv2) in stages 2 to 4.
+
+    The paper does not spell *MD* out. This reads it as MMDetection's ``mdconv`` c3-c5: every 3x3
+    convolution of the last three stages is a ``ModulatedDeformConv2d``. Blocks that downsample have
+    none left. The offsets start at zero and the modulation at one half, as mmcv has them; weights
+    of a plain LIP-ResNet load as they are.
+
+    Args:
+        depth: 50, 101 or 152.
+        dcn: config of the deformable convolution; default
+            ``dict(type='DCNv2', deform_groups=1, fallback_on_stride=False)``.
+        stage_with_dcn: stages that have it; default: all but the first.
+        **kwargs: as in :class:`LIPResNet`.
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        *,
+        dcn: dict | None = None,
+        stage_with_dcn: Sequence[bool] | None = None,
+        num_stages: int = 4,
+        **kwargs,
+    ) -> None:
+        super().__init__(
+            depth,
+            num_stages=num_stages,
+            dcn=dcn or dict(type='DCNv2', deform_groups=1, fallback_on_stride=False),
+            stage_with_dcn=stage_with_dcn or (False, True, True, True)[:num_stages],
+            **kwargs,
+        )
+
+
+def _check_stages(
+    name: str, lip_stages: Sequence[bool], strides: Sequence[int], num_stages: int
+) -> None:
+    if not len(lip_stages) == len(strides) == num_stages:
+        raise InputError(
+            f'{name}: num_stages={num_stages} needs as many lip_stages and strides, not '
+            f'{tuple(lip_stages)} and {tuple(strides)}'
+        )
+    for stage, (lip, stride) in enumerate(zip(lip_stages, strides)):
+        if lip and stride == 1:
+            raise InputError(
+                f'{name}: lip_stages[{stage}] asks for LIP where strides[{stage}] is 1 and nothing '
+                'is downsampled; set it to False'
+            )
+
+
+def _check_basic_block(name: str, depth: int, dcn: dict | None, plugins: list[dict] | None) -> None:
+    for option, value in (('dcn', dcn), ('plugins', plugins)):
+        if value is not None:
+            raise InputError(
+                f"{name}: {option} needs MMDetection's bottleneck block; use depth 50, 101 or 152 "
+                f'instead of {depth}'
+            )
+
+
+def _with_gate(logit: dict, gate: dict) -> dict:
+    """Give a logit config the network's gate, unless it is a module without one."""
+    return dict(logit) if logit['type'] == 'IdentityLogit' else {**gate, **logit}

@@ -1,0 +1,86 @@
+"""MMDetection's own train and test commands, with the plugin loaded and the config checked."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+from mmengine.config import Config
+
+from lip_mmdet.engine.checkpoints import check_checkpoint
+from lip_mmdet.engine.config_checks import check_dataset
+from lip_mmdet.errors import InputError
+
+
+def train() -> None:
+    """Run MMDetection's ``tools/train.py`` on this process's command line.
+
+    Raises:
+        InputError: the config, its data or a checkpoint it names is at fault.
+    """
+    script = _load_script('train')
+    config = _read_config(script.parse_args())
+    for loader in ('train_dataloader', 'val_dataloader'):
+        check_dataset(config, loader)
+    if config.get('load_from'):
+        check_checkpoint(config.load_from)
+    _run(script)
+
+
+def test() -> None:
+    """Run MMDetection's ``tools/test.py`` on this process's command line.
+
+    Raises:
+        InputError: the config, its data or the checkpoint is at fault.
+    """
+    script = _load_script('test')
+    args = script.parse_args()
+    config = _read_config(args)
+    check_dataset(config, 'test_dataloader')
+    check_checkpoint(args.checkpoint)
+    _run(script)
+
+
+def _load_script(name: str) -> ModuleType:
+    """Load a script of the installed MMDetection as a module."""
+    import mmdet
+
+    package = Path(mmdet.__file__).parent
+    # A wheel carries its tools in `.mim`; a checkout has them beside the package.
+    candidates = [
+        package / '.mim' / 'tools' / f'{name}.py',
+        package.parent / 'tools' / f'{name}.py',
+    ]
+    path = next((p for p in candidates if p.is_file()), None)
+    if path is None:
+        raise InputError(
+            f'the installed MMDetection ({package}) has no tools/{name}.py; reinstall mmdet'
+        )
+    spec = importlib.util.spec_from_file_location(f'mmdet_tools_{name}', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _read_config(args) -> Config:
+    """Read the config that a script is about to run, with the command line's changes."""
+    if not Path(args.config).is_file():
+        raise InputError(f'no config at {args.config}; configs/ has those of this project')
+    config = Config.fromfile(args.config)
+    if args.cfg_options:
+        config.merge_from_dict(args.cfg_options)
+    resume = getattr(args, 'resume', None)
+    if resume and resume != 'auto':
+        config.load_from = resume
+    return config
+
+
+def _run(script: ModuleType) -> None:
+    try:
+        script.main()
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f'an annotation file is not whole JSON ({error}); fetch it again'
+        ) from error

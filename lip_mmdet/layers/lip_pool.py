@@ -1,0 +1,56 @@
+"""LIP as a pooling layer with a logit module of its own (arXiv 1908.04156, section 3.2)."""
+
+from __future__ import annotations
+
+from mmdet.registry import MODELS
+from mmengine.model import BaseModule
+from torch import Tensor
+
+from lip_mmdet.ops import lip2d
+
+
+@MODELS.register_module()
+class LIPPool2d(BaseModule):
+    """Pool by importance that a logit module learns from the map itself.
+
+    Stands wherever a pooling layer does; the defaults are those of a ResNet stem's 3x3 max pooling.
+
+    Args:
+        in_channels: channels of the map to pool.
+        logit: config of the logit module, such as ``dict(type='BottleneckLogit', width=64)``; built
+            with ``in_channels``. Default: :class:`SimplifiedLogit`.
+        kernel_size: window, an int or (height, width).
+        stride: step of the window, an int or (height, width).
+        padding: padding on each side, an int or (height, width).
+        init_cfg: MMEngine's initialization config.
+
+    Example:
+        >>> import torch
+        >>> from lip_mmdet.layers import LIPPool2d
+        >>> pool = LIPPool2d(64)
+        >>> tuple(pool(torch.rand(1, 64, 56, 56)).shape)
+        (1, 64, 28, 28)
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        logit: dict | None = None,
+        kernel_size: int | tuple[int, int] = 3,
+        stride: int | tuple[int, int] = 2,
+        padding: int | tuple[int, int] = 1,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        logit = logit or dict(type='SimplifiedLogit')
+        self.logit = MODELS.build(dict(logit, in_channels=in_channels))
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.padding = padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool (N, in_channels, H, W); windows as in :func:`lip_mmdet.ops.lip2d`."""
+        return lip2d(x, self.logit(x), self.kernel_size, self.stride, self.padding)
+
+    def extra_repr(self) -> str:
+        return f'kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}'

@@ -1,0 +1,166 @@
+"""Logit modules (arXiv 1908.04156, section 3.4 and figure 4): the networks that learn importance.
+
+A logit module maps features to a *logit* map of the same size, whose exponential is the importance
+that :func:`lip_mmdet.ops.lip2d` weighs positions with. All of the paper's end in the same *head*:
+convolution, instance normalization, soft gate. They differ in what stands before it:
+
+=================  =========================================  ==============================
+module             layers                                     where the paper has it
+=================  =========================================  ==============================
+`SimplifiedLogit`  head with a 3x3 convolution                the stem
+`BottleneckLogit`  trunk (1x1 to `width`, 3x3), 1x1 head      the stages; `width` 128
+`ProjectionLogit`  head with a 1x1 convolution                ablation
+`IdentityLogit`    none                                       section 3.3's special cases
+=================  =========================================  ==============================
+"""
+
+from __future__ import annotations
+
+from mmdet.registry import MODELS
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from lip_mmdet.layers.instance_norm import InstanceNorm2d
+from lip_mmdet.layers.soft_gate import SoftGate
+
+DEFAULT_WIDTH = 128
+DEFAULT_GATE = 12.0
+
+
+class LogitHead(BaseModule):
+    """Convolution, instance normalization, soft gate: features to logit.
+
+    The convolution starts at zero, so that every position starts equally important and LIP as
+    average pooling.
+
+    Args:
+        in_channels: channels of the features.
+        out_channels: channels of the logit, which are those of the map to pool.
+        kernel_size: odd size of the convolution.
+        gate_coefficient: the soft gate's; None leaves the gate out (an ablation).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        gate_coefficient: float | None = DEFAULT_GATE,
+    ) -> None:
+        # The override stands against a backbone's own init_cfg, which draws every Conv2d.
+        super().__init__(init_cfg=dict(type='Constant', val=0, override=dict(name='conv')))
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False
+        )
+        nn.init.zeros_(self.conv.weight)
+        self.norm = InstanceNorm2d(out_channels)
+        self.gate = nn.Identity() if gate_coefficient is None else SoftGate(gate_coefficient)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) features to the (N, out_channels, H, W) logit."""
+        return self.gate(self.norm(self.conv(x)))
+
+
+class LogitTrunk(BaseModule):
+    """The part of a bottleneck logit module that heads can share: 1x1 and 3x3 at `width` channels.
+
+    Args:
+        in_channels: channels of the input.
+        width: channels of the features; 64, 128 and 256 in the paper, 128 in the released networks.
+
+    Raises:
+        ValueError: the width is not a positive int.
+    """
+
+    def __init__(self, in_channels: int, width: int = DEFAULT_WIDTH) -> None:
+        super().__init__()
+        if not (isinstance(width, int) and width > 0):
+            raise ValueError(f'the width of a logit module is a positive int, not {width!r}')
+        self.width = width
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.norm1 = InstanceNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm2 = InstanceNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, width, H, W) features."""
+        x = self.relu(self.norm1(self.conv1(x)))
+        return self.relu(self.norm2(self.conv2(x)))
+
+
+@MODELS.register_module()
+class SimplifiedLogit(LogitHead):
+    """A head with a 3x3 convolution, as in the stem of LIP-ResNet.
+
+    Args:
+        in_channels: channels of the map to pool, (N, in_channels, H, W).
+        gate_coefficient: the soft gate's; None leaves the gate out.
+    """
+
+    def __init__(self, in_channels: int, gate_coefficient: float | None = DEFAULT_GATE) -> None:
+        super().__init__(in_channels, in_channels, 3, gate_coefficient)
+
+
+@MODELS.register_module()
+class ProjectionLogit(LogitHead):
+    """A head with a 1x1 convolution, the paper's smallest logit module.
+
+    Args:
+        in_channels: channels of the map to pool, (N, in_channels, H, W).
+        gate_coefficient: the soft gate's; None leaves the gate out.
+    """
+
+    def __init__(self, in_channels: int, gate_coefficient: float | None = DEFAULT_GATE) -> None:
+        super().__init__(in_channels, in_channels, 1, gate_coefficient)
+
+
+@MODELS.register_module()
+class BottleneckLogit(BaseModule):
+    """Trunk and head, the logit module of the stages (*Bottleneck-128* at the default width).
+
+    Args:
+        in_channels: channels of the map to pool, (N, in_channels, H, W).
+        width: channels of the trunk.
+        gate_coefficient: the soft gate's; None leaves the gate out.
+
+    Raises:
+        ValueError: the width is not a positive int.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int = DEFAULT_WIDTH,
+        gate_coefficient: float | None = DEFAULT_GATE,
+    ) -> None:
+        super().__init__()
+        self.trunk = LogitTrunk(in_channels, width)
+        self.head = LogitHead(width, in_channels, 1, gate_coefficient)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map the (N, in_channels, H, W) map to pool to its logit, of the same shape."""
+        return self.head(self.trunk(x))
+
+
+@MODELS.register_module()
+class IdentityLogit(nn.Module):
+    """``G(I) = scale * I``, without weights: the special cases of section 3.3.
+
+    Scale 0 is average pooling, 1 is SoftPool, and a large one tends to max pooling.
+
+    Args:
+        in_channels: unused; every logit module is built with it.
+        scale: the factor.
+    """
+
+    def __init__(self, in_channels: int | None = None, scale: float = 1.0) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale a map; its shape and dtype stay."""
+        return x * self.scale
+
+    def extra_repr(self) -> str:
+        return f'scale={self.scale}'

@@ -1,0 +1,19 @@
+"""Everything MMDetection gets to know of this package, by importing this module.
+
+In a config: ``custom_imports = dict(imports=['lip_mmdet.plugin'])``. That registers the backbones,
+layers and the metric, and lets checkpoints that MMEngine's Runner saved be loaded on torch >= 2.6.
+
+Raises:
+    DependencyError: torch, mmcv, mmengine or mmdet is missing or out of range.
+"""
+
+from lip_mmdet.dependencies import require
+
+require('torch', 'mmcv', 'mmengine', 'mmdet')
+
+from lip_mmdet import backbones, layers  # noqa: E402
+from lip_mmdet.engine.checkpoints import allow_runner_checkpoints  # noqa: E402
+
+allow_runner_checkpoints()
+
+__all__ = ['backbones', 'layers']

@@ -1,0 +1,486 @@
+"""LIP-ResNet: the authors' numbers, MMDetection's options, and what a checkpoint may look like."""
+
+import copy
+import logging
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmdet.models import ResNet
+from mmdet.registry import MODELS
+from mmengine.logging import MMLogger
+from mmengine.runner import load_checkpoint
+from seeded_weights import load_reference, samples, seeded_image, seeded_state_dict
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lip_mmdet.backbones import LIPResNet, LIPResNetMD
+from lip_mmdet.errors import InputError
+from lip_mmdet.layers import LIPPool2d, LogitHead
+
+SMALL = dict(base_channels=8)  # the same network with few channels, for what needs no numbers
+
+
+@pytest.fixture(scope='module')
+def reference():
+    return load_reference('lip_resnet50')
+
+
+@pytest.fixture(scope='module')
+def official(reference):
+    return seeded_state_dict(reference['state_dict_shapes'])
+
+
+@pytest.fixture
+def log(caplog):
+    """What the plugin logs; MMEngine's loggers do not propagate by themselves."""
+    logger = MMLogger.get_instance('lip_mmdet_test')
+    logger.addHandler(caplog.handler)
+    caplog.set_level(logging.WARNING)
+    yield caplog
+    logger.removeHandler(caplog.handler)
+
+
+def stock_resnet(**kwargs):
+    net = ResNet(**kwargs)
+    net.eval()  # returns None
+    return net
+
+
+def heads(net):
+    return [m for m in net.modules() if isinstance(m, LogitHead)]
+
+
+# --- the paper's network --------------------------------------------------------------------------
+
+
+def test_outputs_and_loss_are_the_authors(reference, official):
+    net = LIPResNet(50).eval()
+    net.load_state_dict(official)
+    features = net(seeded_image(reference['input_shape']))
+    stages = [reference['outputs'][f'stage{i}'] for i in (1, 2, 3, 4)]
+    for feature, expected in zip(features, stages):
+        assert list(feature.shape) == expected['shape']
+        assert feature.mean().item() == pytest.approx(expected['mean'], rel=1e-4)
+        assert feature.std().item() == pytest.approx(expected['std'], rel=1e-4)
+        values = torch.tensor(expected['samples'])
+        torch.testing.assert_close(samples(feature, len(values)), values, rtol=1e-4, atol=1e-5)
+    loss = sum(f.double().square().mean() for f in features)
+    assert loss.item() == pytest.approx(reference['loss_value'], rel=1e-4)
+
+
+def test_stem_is_the_authors(reference, official):
+    net = LIPResNet(50).eval()
+    net.load_state_dict(official)
+    x = seeded_image(reference['input_shape'])
+    stem = net.maxpool(net.relu(net.norm1(net.conv1(x))))
+    expected = reference['outputs']['stem']
+    values = torch.tensor(expected['samples'])
+    torch.testing.assert_close(samples(stem, len(values)), values, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_are_the_authors(reference, official):
+    """In float64: in float32 a rounding that tips one ReLU moves some norms by 1e-3, and which one
+    depends on the number of threads."""
+    net = LIPResNet(50).eval()
+    net.load_state_dict(official)
+    net.double()
+    features = net(seeded_image(reference['input_shape']).double())
+    sum(f.square().mean() for f in features).backward()
+    # The official names, in the order of the parameters.
+    names = [k for k in net.official_state_dict() if 'running' not in k and 'num_batches' not in k]
+    norms = {name: p.grad.norm().item() for name, p in zip(names, net.parameters())}
+    assert norms == pytest.approx(reference['grad_norms'], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('depth', 'parameters', 'multiply_adds'),
+    [(50, 23_864_232, 5.300e9), (101, 42_856_360, 9.012e9)],
+)
+def test_size_is_the_published(depth, parameters, multiply_adds):
+    net = LIPResNet(depth).eval()
+    classifier = nn.Linear(2048, 1000)
+    assert count(net) + count(classifier) == parameters
+    total = 0
+
+    def add(module, inputs, output):
+        nonlocal total
+        kernel = module.kernel_size[0] * module.kernel_size[1]
+        total += output.numel() * kernel * module.in_channels // module.groups
+
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(add)
+    with torch.no_grad():
+        net(torch.zeros(1, 3, 224, 224))
+    assert total + 2048 * 1000 == pytest.approx(multiply_adds, rel=1e-4)
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+# --- checkpoints ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('classifier', [True, False])
+@pytest.mark.parametrize('prefix', ['', 'module.'])
+@pytest.mark.parametrize('wrapped', [True, False])
+def test_official_files_load_as_they_are(tmp_path, official, classifier, prefix, wrapped):
+    state = {prefix + k: v for k, v in official.items() if classifier or not k.startswith('fc.')}
+    state = dict(state_dict=state, epoch=90) if wrapped else state
+    net = LIPResNet(50)
+    result = net.load_state_dict(state)
+    assert not result.missing_keys
+    assert not result.unexpected_keys
+    again = LIPResNet(50)
+    torch.save(state, tmp_path / 'official.pth')
+    load_checkpoint(again, str(tmp_path / 'official.pth'), strict=True)
+    for loaded in (net, again):
+        key = 'layer2.0.conv2.weight'
+        torch.testing.assert_close(loaded.state_dict()[key], official['layer2.0.conv2.1.weight'])
+
+
+def test_official_files_load_inside_a_detector(official):
+    detector = nn.Module()
+    detector.backbone = LIPResNet(50)
+    detector.load_state_dict({f'backbone.{k}': v for k, v in official.items()})
+    loaded = detector.backbone.maxpool.logit.norm.weight
+    torch.testing.assert_close(loaded.data, official['maxpool.logit.bn.weight'])
+
+
+def test_saving_under_official_names(reference, official):
+    net = LIPResNet(50)
+    net.load_state_dict(official)
+    saved = net.official_state_dict()
+    assert {k: list(v.shape) for k, v in saved.items()} == {
+        k: v for k, v in reference['state_dict_shapes'].items() if not k.startswith('fc.')
+    }
+    for name, value in saved.items():
+        torch.testing.assert_close(value, official[name])
+
+
+def test_own_state_dict_round_trip():
+    net = LIPResNet(50, **SMALL)
+    state = {
+        k: torch.rand(v.shape) if v.dtype.is_floating_point else v
+        for k, v in net.state_dict().items()
+    }
+    net.load_state_dict(state)
+    for name, value in net.state_dict().items():
+        torch.testing.assert_close(value, state[name])
+
+
+@pytest.mark.parametrize('prefix', ['', 'module.'])
+def test_resnet_weights_warm_start(log, prefix):
+    resnet = ResNet(50)
+    state = {
+        prefix + k: torch.rand(v.shape) if v.dtype.is_floating_point else v
+        for k, v in resnet.state_dict().items()
+    }
+    state[prefix + 'fc.weight'] = torch.rand(1000, 2048)
+    net = LIPResNet(50)
+    net.load_state_dict(state)
+    own = net.state_dict()
+    torch.testing.assert_close(
+        own['layer3.2.conv2.weight'], state[prefix + 'layer3.2.conv2.weight']
+    )
+    key = 'layer2.0.downsample.0.weight'
+    torch.testing.assert_close(own[key], state[prefix + key])
+    assert all(head.conv.weight.abs().max() == 0 for head in heads(net))
+    lines = [r.getMessage() for r in log.records if 'warm start' in r.getMessage()]
+    assert len(lines) == 1
+    for name in ('layer2.0.conv2.weight', 'layer3.0.conv2.weight', 'layer4.0.conv2.weight'):
+        assert name in lines[0]
+
+
+def test_resnet_checkpoint_by_init_cfg(tmp_path, log):
+    resnet = ResNet(18, **SMALL)
+    torch.save(dict(state_dict=resnet.state_dict()), tmp_path / 'resnet.pth')
+    pretrained = dict(type='Pretrained', checkpoint=str(tmp_path / 'resnet.pth'))
+    net = LIPResNet(18, init_cfg=pretrained, **SMALL)
+    net.init_weights()
+    key = 'layer4.1.conv2.weight'
+    torch.testing.assert_close(net.state_dict()[key], resnet.state_dict()[key])
+    assert 'warm start' in log.text
+
+
+def test_v1d_weights_warm_start():
+    options = dict(deep_stem=True, avg_down=True, **SMALL)
+    resnet = ResNet(50, **options)
+    nn.init.normal_(resnet.layer2[0].downsample[1].weight)
+    net = LIPResNet(50, **options)
+    net.load_state_dict(resnet.state_dict())
+    torch.testing.assert_close(
+        net.layer2[0].downsample[1].weight, resnet.layer2[0].downsample[1].weight
+    )
+
+
+def test_incomplete_lip_weights_are_not_a_warm_start(official):
+    state = {k: v for k, v in official.items() if k != 'layer3.0.bottleneck_shared.logit.bn1.bias'}
+    with pytest.raises(RuntimeError, match=r'layer3\.0\.logit_trunk\.norm1\.bias'):
+        LIPResNet(50).load_state_dict(state)
+
+
+def test_weights_of_another_depth_are_not_a_warm_start():
+    with pytest.raises(RuntimeError, match='layer3'):
+        LIPResNet(101, **SMALL).load_state_dict(ResNet(50, **SMALL).state_dict())
+    with pytest.raises(RuntimeError, match='size mismatch'):
+        LIPResNet(50).load_state_dict(ResNet(50, base_channels=32).state_dict())
+
+
+def test_md_takes_plain_lip_weights(official):
+    net = LIPResNetMD(50)
+    net.load_state_dict(official)
+    plain = LIPResNet(50)
+    plain.load_state_dict(official)
+    # Offsets of zero and a modulation of one half: a deformable convolution gives half of a plain.
+    x = torch.rand(1, 512, 6, 5)
+    halves = net.layer2[1].conv2(x[:, :128])
+    torch.testing.assert_close(halves, plain.layer2[1].conv2(x[:, :128]) / 2, rtol=1e-4, atol=1e-4)
+
+
+def test_missing_imagenet_weights_name_the_other_ways():
+    missing = dict(type='Pretrained', checkpoint='checkpoints/nowhere.pth')
+    net = LIPResNet(50, init_cfg=missing, **SMALL)
+    with pytest.raises(InputError) as error:
+        net.init_weights()
+    message = str(error.value)
+    assert '\n' not in message
+    for part in ('checkpoints/nowhere.pth', 'torchvision://resnet50', 'init_cfg=None'):
+        assert part in message
+
+
+# --- initialization and freezing ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('depth', [18, 50])
+@pytest.mark.parametrize('initialize', [False, True])
+def test_lip_averages_and_residuals_are_zero_at_the_start(depth, initialize):
+    net = LIPResNet(depth, **SMALL).eval()
+    if initialize:
+        net.init_weights()
+    x = torch.rand(2, 8, 12, 10)
+    torch.testing.assert_close(net.maxpool(x), F.avg_pool2d(x, 3, 2, 1, count_include_pad=False))
+    block = net.layer2[0]
+    x = torch.rand(2, 8 * block.expansion, 9, 10)
+    pooled = F.avg_pool2d(x, 3, 2, 1, count_include_pad=False)
+    torch.testing.assert_close(block(x), block.downsample(pooled).relu())
+    assert len(heads(net)) == 7
+    assert net.conv1.weight.abs().max() > 0
+
+
+@pytest.mark.parametrize('zero', [True, False])
+def test_zero_init_residual_can_be_switched_off(zero):
+    net = LIPResNet(50, zero_init_residual=zero, **SMALL)
+    net.init_weights()
+    for layer in (net.layer1, net.layer3):
+        for block in layer:
+            assert (block.norm3.weight.abs().max() == 0) == zero
+
+
+def test_a_pretrained_network_is_not_drawn_anew(tmp_path):
+    source = LIPResNet(50, **SMALL)
+    for parameter in source.parameters():
+        nn.init.normal_(parameter)
+    torch.save(source.state_dict(), tmp_path / 'net.pth')
+    pretrained = dict(type='Pretrained', checkpoint=str(tmp_path / 'net.pth'))
+    net = LIPResNet(50, init_cfg=pretrained, **SMALL)
+    net.init_weights()
+    for (name, value), expected in zip(net.state_dict().items(), source.state_dict().values()):
+        assert torch.equal(value, expected), name
+
+
+@pytest.mark.parametrize('deep_stem', [True, False])
+@pytest.mark.parametrize('frozen_stages', [-1, 0, 2])
+def test_frozen_stages(frozen_stages, deep_stem):
+    net = LIPResNet(50, frozen_stages=frozen_stages, deep_stem=deep_stem, norm_eval=False, **SMALL)
+    assert net.train() is net
+    frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
+    stem = ('stem.',) if deep_stem else ('conv1.', 'bn1.')
+    parts = (*stem, 'maxpool.') if frozen_stages >= 0 else ()
+    parts += tuple(f'layer{i}.' for i in range(1, frozen_stages + 1))
+    assert frozen == {n for n, _ in net.named_parameters() if parts and n.startswith(parts)}
+    for name, module in net.named_modules():
+        if isinstance(module, _BatchNorm):
+            assert module.training != (bool(parts) and f'{name}.'.startswith(parts))
+
+
+def test_train_and_eval_return_the_network():
+    net = LIPResNet(18, **SMALL)
+    assert net.train() is net
+    assert not any(m.training for m in net.modules() if isinstance(m, _BatchNorm))  # norm_eval
+    assert net.eval() is net
+    assert not net.layer4.training
+
+
+# --- MMDetection's options ------------------------------------------------------------------------
+
+OPTIONS = {
+    'depth 18': dict(depth=18),
+    'depth 34': dict(depth=34),
+    'depth 152': dict(depth=152),
+    'grey images': dict(in_channels=1),
+    'stem channels': dict(stem_channels=16),
+    'two stages': dict(num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(0, 1)),
+    'dilated last stage': dict(strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2)),
+    'dilation with stride': dict(dilations=(1, 1, 2, 2)),
+    'stride in the first stage': dict(strides=(2, 2, 2, 2)),
+    'stride 4': dict(strides=(1, 2, 2, 4)),
+    'one output': dict(out_indices=(3,)),
+    'caffe style without LIP in stages': dict(style='caffe', lip_stages=(False,) * 4),
+    'caffe style of basic blocks': dict(depth=18, style='caffe'),
+    'deep stem': dict(deep_stem=True),
+    'average down': dict(avg_down=True),
+    'SyncBN': dict(norm_cfg=dict(type='SyncBN')),
+    'GN': dict(norm_cfg=dict(type='GN', num_groups=4)),
+    'weight standardization': dict(conv_cfg=dict(type='ConvWS')),
+    'deformable': dict(
+        dcn=dict(type='DCNv2', deform_groups=1, fallback_on_stride=False),
+        stage_with_dcn=(False, True, True, True),
+    ),
+    'deformable with fallback': dict(
+        dcn=dict(type='DCN', deform_groups=1, fallback_on_stride=True),
+        stage_with_dcn=(False, False, False, True),
+    ),
+    'plugins': dict(
+        plugins=[
+            dict(cfg=dict(type='ContextBlock', ratio=1 / 4), position='after_conv3'),
+            dict(
+                cfg=dict(type='GeneralizedAttention', num_heads=1, attention_type='0010'),
+                stages=(False, True, False, False),
+                position='after_conv2',
+            ),
+        ]
+    ),
+    'no zero init': dict(zero_init_residual=False),
+    'no LIP in the stem': dict(lip_stem=False),
+    'LIP in one stage': dict(lip_stages=(False, False, True, False)),
+    'no LIP at all': dict(lip_stem=False, lip_stages=(False,) * 4),
+    'bottleneck 64': dict(stage_logit=dict(type='BottleneckLogit', width=64)),
+    'projection': dict(
+        stage_logit=dict(type='ProjectionLogit'), stem_logit=dict(type='ProjectionLogit')
+    ),
+    'simplified': dict(stage_logit=dict(type='SimplifiedLogit'), depth=18),
+    'SoftPool': dict(stage_logit=dict(type='IdentityLogit'), stem_logit=dict(type='IdentityLogit')),
+    'no gate': dict(gate_coefficient=None),
+}
+
+
+OURS = ('lip_stem', 'lip_stages', 'stem_logit', 'stage_logit', 'gate_coefficient')
+
+
+@pytest.mark.parametrize('option', OPTIONS)
+def test_options_train_and_keep_resnets_shapes(option):
+    kwargs = {'depth': 50, **SMALL, **OPTIONS[option]}
+    net = MODELS.build(dict(type='LIPResNet', **copy.deepcopy(kwargs)))
+    net.init_weights()
+    # The statistics of SyncBN need a GPU.
+    net.train(option != 'SyncBN')
+    x = torch.rand(2, kwargs.get('in_channels', 3), 65, 70)
+    features = net(x)
+    resnet = stock_resnet(**copy.deepcopy({k: v for k, v in kwargs.items() if k not in OURS}))
+    assert [f.shape for f in features] == [f.shape for f in resnet(x)]
+    sum(f.square().mean() for f in features).backward()
+    for name, parameter in net.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+def test_sync_bn_is_built():
+    net = LIPResNet(50, norm_cfg=dict(type='SyncBN'), **SMALL)
+    assert isinstance(net.layer2[0].norm2, nn.SyncBatchNorm)
+
+
+def test_no_lip_is_resnet():
+    resnet = stock_resnet(depth=50, **SMALL)
+    net = LIPResNet(50, lip_stem=False, lip_stages=(False,) * 4, **SMALL).eval()
+    net.load_state_dict(resnet.state_dict())
+    x = torch.rand(1, 3, 64, 64)
+    for ours, theirs in zip(net(x), resnet(x)):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_md_has_deformable_convolutions_where_3x3_are_left():
+    net = LIPResNetMD(50, **SMALL)
+    kinds = {
+        f'{layer}.{i}': type(block.conv2).__name__
+        for layer in net.res_layers
+        for i, block in enumerate(getattr(net, layer))
+    }
+    for block, kind in kinds.items():
+        plain = block.startswith('layer1') or block.endswith('.0')
+        assert kind == ('Conv2d' if plain else 'ModulatedDeformConv2dPack'), block
+    net.init_weights()
+    assert net.layer3[1].conv2.conv_offset.weight.abs().max() == 0
+    sum(f.mean() for f in net.train()(torch.rand(2, 3, 64, 64))).backward()
+
+
+def test_checkpointing_changes_no_number():
+    torch.manual_seed(0)
+    plain = LIPResNet(50, zero_init_residual=False, **SMALL)
+    saving = LIPResNet(50, zero_init_residual=False, with_cp=True, **SMALL)
+    saving.load_state_dict(plain.state_dict())
+    x = torch.rand(2, 3, 64, 64)
+    for net in (plain, saving):
+        sum(f.square().mean() for f in net.train()(x)).backward()
+    for (name, a), b in zip(plain.named_parameters(), saving.parameters()):
+        torch.testing.assert_close(a.grad, b.grad, msg=name)
+
+
+@pytest.mark.parametrize('size', [(1, 1), (5, 9), (17, 31), (32, 32), (33, 65)])
+@pytest.mark.parametrize('depth', [18, 50])
+def test_small_images_train(size, depth):
+    net = LIPResNet(depth, norm_eval=False, **SMALL).train()
+    features = net(torch.rand(4, 3, *size))
+    sum(f.sum() for f in features).backward()
+    assert all(f.isfinite().all() for f in features)
+
+
+def test_lip_gradients_need_no_full_precision():
+    """Under autocast LIP's arithmetic stays in float32 inside."""
+    torch.manual_seed(0)
+    net = LIPResNet(50, **SMALL).train()
+    for head in heads(net):
+        nn.init.normal_(head.conv.weight, std=10)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        features = net(torch.rand(2, 3, 64, 64))
+        loss = sum(f.float().square().mean() for f in features)
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in net.parameters())
+
+
+def test_a_copy_works():
+    """MMEngine's EMA hook copies the whole model."""
+    net = LIPResNet(18, **SMALL).eval()
+    twin = copy.deepcopy(net)
+    twin.load_state_dict(net.state_dict())
+    x = torch.rand(1, 3, 32, 32)
+    torch.testing.assert_close(twin(x)[-1], net(x)[-1])
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'message'),
+    [
+        (dict(depth=20), 'no depth 20; there are 18, 34, 50, 101, 152'),
+        (
+            dict(depth=50, lip_stages=(True,) * 4),
+            r'lip_stages\[0\] asks for LIP where strides\[0\]',
+        ),
+        (dict(depth=50, lip_stages=(False, True)), 'as many lip_stages and strides'),
+        (dict(depth=50, strides=(1, 2)), 'num_stages=4'),
+        (dict(depth=50, style='caffe'), "style='pytorch'"),
+        (dict(depth=18, dcn=dict(type='DCNv2')), 'dcn needs .* instead of 18'),
+        (dict(depth=34, plugins=[]), 'plugins needs .* instead of 34'),
+    ],
+)
+def test_bad_options_say_why_in_one_line(kwargs, message):
+    with pytest.raises(InputError, match=message) as error:
+        LIPResNet(**kwargs)
+    assert '\n' not in str(error.value)
+
+
+def test_plugin_registers_everything():
+    for name in ('LIPResNet', 'LIPResNetMD', 'LIPPool2d', 'BottleneckLogit'):
+        assert MODELS.get(name) is not None
+    assert isinstance(MODELS.build(dict(type='LIPPool2d', in_channels=8)), LIPPool2d)
