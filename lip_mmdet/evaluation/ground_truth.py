@@ -21,8 +21,8 @@ class GroundTruth:
     Attributes:
         source: how messages name the file.
         image_ids: sorted image ids, shape (images,).
-        image_sizes: width and height in pixels in the order of ``image_ids``, NaN where the file has
-            none, shape (images, 2).
+        image_sizes: width and height in pixels in the order of ``image_ids``, NaN where the file
+            has none, shape (images, 2).
         file_names: image id to file name.
         category_ids: sorted category ids, shape (categories,).
         category_names: category id to name.
@@ -104,8 +104,8 @@ def ground_truth_from(dataset: Any, source: str, labels: bool = True) -> GroundT
         notes.append(f'{source} has no annotations: every figure is undefined')
     if (ids == 0).any():
         notes.append(
-            f'{source} numbers an annotation 0, which pycocotools takes for "unmatched": no detection '
-            'can match that object; number annotations from 1'
+            f'{source} numbers an annotation 0, which pycocotools takes for "unmatched": no '
+            'detection can match that object; number annotations from 1'
         )
     if all('area' in record for record in objects.records):
         areas = objects.numbers('area')
@@ -139,8 +139,8 @@ def ground_truth_from(dataset: Any, source: str, labels: bool = True) -> GroundT
 def _check_sections(dataset: Any, source: str, labels: bool) -> None:
     if isinstance(dataset, list):
         raise InputError(
-            f'{source} holds a list, as results do; a COCO annotation file is an object with images, '
-            'annotations and categories (were the two files swapped?)'
+            f'{source} holds a list, as results do; a COCO annotation file is an object with '
+            'images, annotations and categories (were the two files swapped?)'
         )
     if not isinstance(dataset, dict):
         raise InputError(f'{source} is not a COCO annotation file: it holds no object')

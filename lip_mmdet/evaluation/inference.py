@@ -7,7 +7,6 @@ processes. This module imports torch and MMDetection and is not imported by the 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 from pathlib import Path
 from typing import Any
@@ -47,10 +46,12 @@ def detect(
     from mmengine.dist import is_main_process
     from mmengine.runner import Runner
 
+    from lip_mmdet.engine.checkpoints import check_checkpoint
+
     config_path = Path(config_path)
     if not config_path.is_file():
         raise InputError(f'config {config_path} does not exist; check the path')
-    _check_checkpoint(checkpoint)
+    check_checkpoint(checkpoint)
     config = Config.fromfile(config_path)
     if cfg_options:
         config.merge_from_dict(cfg_options)
@@ -67,18 +68,12 @@ def detect(
     config.test_evaluator = dict(
         type='CocoMetric', ann_file=str(ann_file), format_only=True, outfile_prefix=str(prefix)
     )
-    _join_processes(launcher)
+    if launcher != 'none':
+        from lip_mmdet.engine.launch import join_processes_on_cpu
+
+        config.merge_from_dict(join_processes_on_cpu(launcher))
     Runner.from_cfg(config).test()
     return (ann_file, Path(f'{prefix}.bbox.json')) if is_main_process() else None
-
-
-def _check_checkpoint(checkpoint: str | os.PathLike) -> None:
-    if importlib.util.find_spec('lip_mmdet.engine.checkpoints') is not None:
-        from lip_mmdet.engine.checkpoints import check_checkpoint
-
-        check_checkpoint(checkpoint)
-    elif '://' not in str(checkpoint) and not Path(checkpoint).is_file():
-        raise InputError(f'checkpoint {checkpoint} does not exist; check the path')
 
 
 def _coco_dataset(config: Any) -> Any:
@@ -90,8 +85,8 @@ def _coco_dataset(config: Any) -> Any:
         dataset = dataset.dataset
     if 'ann_file' not in dataset:
         raise InputError(
-            f'{config.filename}: test_dataloader.dataset is a {dataset.get("type")}, which names no '
-            'ann_file; COCO-format data is needed'
+            f'{config.filename}: test_dataloader.dataset is a {dataset.get("type")}, which names '
+            'no ann_file; COCO-format data is needed'
         )
     return dataset
 
@@ -106,17 +101,7 @@ def _ann_file(config: Any, dataset: Any) -> Path:
     path = Path(dataset.get('data_root') or '') / dataset.ann_file
     if not path.is_file():
         raise InputError(
-            f'annotation file {path} of {config.filename} does not exist; put the data there or pass '
-            '--cfg-options test_dataloader.dataset.data_root=FOLDER'
+            f'annotation file {path} of {config.filename} does not exist; put the data there or '
+            'pass --cfg-options test_dataloader.dataset.data_root=FOLDER'
         )
     return path
-
-
-def _join_processes(launcher: str) -> None:
-    """Join torchrun's processes over gloo where there is no GPU; MMEngine's own way asks for one."""
-    if launcher != 'pytorch':
-        return
-    import torch
-
-    if not torch.cuda.is_available() and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group('gloo')

@@ -54,7 +54,7 @@ def read_json(path: str | os.PathLike, role: str) -> Any:
         truncated = error.pos >= len(error.doc.rstrip()) - 1 or 'Unterminated' in error.msg
         reason = 'it ends in the middle, so it is probably truncated' if truncated else error.msg
         raise InputError(
-            f'{role} {path} is not valid JSON at line {error.lineno}, column {error.colno}: {reason}'
+            f'{role} {path} is not valid JSON, line {error.lineno} column {error.colno}: {reason}'
         ) from None
     except UnicodeDecodeError:
         raise InputError(f'{role} {path} is not JSON: it is not a text file') from None
