@@ -1,0 +1,107 @@
+"""From a config and a checkpoint to a COCO results file, through MMEngine's Runner.
+
+Runs in one process or under torchrun and slurm; the results do not depend on the number of
+processes. This module imports torch and MMDetection and is not imported by the package.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+from typing import Any
+
+from lip_mmdet.errors import InputError
+
+
+def detect(
+    config_path: str | os.PathLike,
+    checkpoint: str | os.PathLike,
+    *,
+    cfg_options: dict[str, Any] | None = None,
+    work_dir: str | os.PathLike | None = None,
+    launcher: str = 'none',
+    ann_file: str | os.PathLike | None = None,
+    image_folder: str | os.PathLike | None = None,
+) -> tuple[Path, Path] | None:
+    """Run a detector over its config's test data and write the detections as COCO results.
+
+    Args:
+        config_path: an MMDetection config.
+        checkpoint: weights, local or at an address that MMEngine reads.
+        cfg_options: changes to the config by dotted name.
+        work_dir: where logs and results go; the config's own, or ``work_dirs/<config's name>``.
+        launcher: ``'none'``, ``'pytorch'`` (torchrun), ``'slurm'`` or ``'mpi'``.
+        ann_file: annotations in place of the config's.
+        image_folder: images in place of the config's.
+
+    Returns:
+        The annotation file and the results file, or None in every process but the first.
+
+    Raises:
+        InputError: the config or the checkpoint is missing or unusable.
+    """
+    importlib.import_module('lip_mmdet.plugin')
+    from mmengine.config import Config
+    from mmengine.dist import is_main_process
+    from mmengine.runner import Runner
+
+    from lip_mmdet.engine.checkpoints import check_checkpoint
+
+    config_path = Path(config_path)
+    if not config_path.is_file():
+        raise InputError(f'config {config_path} does not exist; check the path')
+    check_checkpoint(checkpoint)
+    config = Config.fromfile(config_path)
+    if cfg_options:
+        config.merge_from_dict(cfg_options)
+    work_dir = Path(work_dir or config.get('work_dir') or f'work_dirs/{config_path.stem}')
+    dataset = _coco_dataset(config)
+    if ann_file is not None:
+        _replace_data(dataset, ann_file, image_folder)
+    ann_file = _ann_file(config, dataset)
+    prefix = work_dir / f'{Path(checkpoint).stem}_{ann_file.stem}'
+
+    config.launcher = launcher
+    config.work_dir = str(work_dir)
+    config.load_from = str(checkpoint)
+    config.test_evaluator = dict(
+        type='CocoMetric', ann_file=str(ann_file), format_only=True, outfile_prefix=str(prefix)
+    )
+    if launcher != 'none':
+        from lip_mmdet.engine.launch import join_processes_on_cpu
+
+        config.merge_from_dict(join_processes_on_cpu(launcher))
+    Runner.from_cfg(config).test()
+    return (ann_file, Path(f'{prefix}.bbox.json')) if is_main_process() else None
+
+
+def _coco_dataset(config: Any) -> Any:
+    """Return the config of the test dataset, out of whatever wraps it."""
+    if config.get('test_dataloader') is None:
+        raise InputError(f'{config.filename} has no test_dataloader: there is nothing to detect on')
+    dataset = config.test_dataloader.dataset
+    while 'ann_file' not in dataset and 'dataset' in dataset:
+        dataset = dataset.dataset
+    if 'ann_file' not in dataset:
+        raise InputError(
+            f'{config.filename}: test_dataloader.dataset is a {dataset.get("type")}, which names '
+            'no ann_file; COCO-format data is needed'
+        )
+    return dataset
+
+
+def _replace_data(dataset: Any, ann_file: Any, image_folder: Any) -> None:
+    dataset.ann_file = os.path.abspath(ann_file)
+    if image_folder is not None:
+        dataset.data_prefix = dict(img=os.path.abspath(image_folder))
+
+
+def _ann_file(config: Any, dataset: Any) -> Path:
+    path = Path(dataset.get('data_root') or '') / dataset.ann_file
+    if not path.is_file():
+        raise InputError(
+            f'annotation file {path} of {config.filename} does not exist; put the data there or '
+            'pass --cfg-options test_dataloader.dataset.data_root=FOLDER'
+        )
+    return path
