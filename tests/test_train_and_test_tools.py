@@ -14,11 +14,20 @@ from tiny_detector import run_tool, write_tiny_project
 TORCHRUN = ('-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=29513')
 
 
+PRETRAINED = """
+_base_ = './tiny.py'
+model = dict(
+    backbone=dict(init_cfg=dict(_delete_=True, type='Pretrained', checkpoint='weights.pth'))
+)
+"""
+
+
 @pytest.fixture(scope='module')
 def project(tmp_path_factory):
     """A tiny project with one epoch trained."""
     folder = tmp_path_factory.mktemp('project')
     write_tiny_project(folder)
+    (folder / 'pretrained.py').write_text(PRETRAINED)
     run_tool('train.py', 'tiny.py', '--work-dir', 'run', folder=folder)
     return folder
 
@@ -106,14 +115,12 @@ BAD_INPUT = {
         'LIPResNet has no depth 19',
     ),
     'missing weights': (
-        (
-            'train.py',
-            'tiny.py',
-            '--cfg-options',
-            'model.backbone.init_cfg.type=Pretrained',
-            'model.backbone.init_cfg.checkpoint=weights.pth',
-        ),
+        ('train.py', 'pretrained.py'),
         'no ImageNet weights at weights.pth',
+    ),
+    'option that does not fit': (
+        ('train.py', 'tiny.py', '--cfg-options', 'model.backbone.init_cfg.type=Pretrained'),
+        '--cfg-options does not fit tiny.py',
     ),
 }
 

@@ -6,8 +6,27 @@ from typing import Any
 
 import torch.distributed
 from mmengine.device import get_device
+from mmengine.model import MMDistributedDataParallel
+from mmengine.registry import MODEL_WRAPPERS
+from torch import nn
 
 from lip_mmdet.errors import InputError
+
+
+@MODEL_WRAPPERS.register_module()
+class CPUDistributedDataParallel(MMDistributedDataParallel):
+    """MMEngine's data-parallel wrapper for a model on the CPU.
+
+    Args:
+        module: the model.
+        device_ids: ignored; MMEngine passes the rank's GPU, which PyTorch refuses here.
+        **kwargs: as in ``torch.nn.parallel.DistributedDataParallel``.
+    """
+
+    def __init__(self, module: nn.Module, device_ids: list[int] | None = None, **kwargs) -> None:
+        # MMEngine's own default: batch statistics stay with each process.
+        kwargs.setdefault('broadcast_buffers', False)
+        super().__init__(module, **kwargs)
 
 
 def join_processes_on_cpu(launcher: str) -> dict[str, Any]:
@@ -35,6 +54,5 @@ def join_processes_on_cpu(launcher: str) -> dict[str, Any]:
     torch.distributed.init_process_group('gloo')
     return {
         'env_cfg.dist_cfg.backend': 'gloo',
-        'model_wrapper_cfg.type': 'MMDistributedDataParallel',
-        'model_wrapper_cfg.broadcast_buffers': False,
+        'model_wrapper_cfg.type': 'CPUDistributedDataParallel',
     }

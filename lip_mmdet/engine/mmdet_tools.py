@@ -73,7 +73,10 @@ def _read_config(args) -> Config:
         raise InputError(f'no config at {args.config}; configs/ has those of this project')
     config = Config.fromfile(args.config)
     if args.cfg_options:
-        config.merge_from_dict(args.cfg_options)
+        try:
+            config.merge_from_dict(args.cfg_options)
+        except (TypeError, KeyError) as error:
+            raise InputError(f'--cfg-options does not fit {args.config}: {error}') from error
     resume = getattr(args, 'resume', None)
     if resume and resume != 'auto':
         config.load_from = resume
