@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 from lip_mmdet.errors import InputError
+from lip_mmdet.evaluation.collector import collector_paused
 
 # What people hand over instead of JSON, by the first bytes.
 _FOREIGN = (
@@ -48,7 +47,7 @@ def read_json(path: str | os.PathLike, role: str) -> Any:
         if content.startswith(magic):
             raise InputError(f'{role} {path} is not JSON: {explanation}')
     try:
-        with _collector_paused():
+        with collector_paused():
             return json.loads(content)
     except json.JSONDecodeError as error:
         truncated = error.pos >= len(error.doc.rstrip()) - 1 or 'Unterminated' in error.msg
@@ -64,15 +63,3 @@ def read_json(path: str | os.PathLike, role: str) -> Any:
         raise InputError(f'{role} {path} does not fit in memory') from None
     except ValueError as error:  # an integer of thousands of digits
         raise InputError(f'{role} {path} cannot be parsed: {error}') from None
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Spare the cyclic garbage collector: half a million new dicts, none of them garbage."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
