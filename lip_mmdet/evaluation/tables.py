@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lip_mmdet.evaluation.breakdown import Breakdown
+from lip_mmdet.evaluation.comparison import Comparison
 from lip_mmdet.evaluation.figures import AP_FIGURES, AR_FIGURES
 from lip_mmdet.evaluation.references import Reference, differences
 
@@ -27,7 +28,7 @@ def percent(fraction: float | None, signed: bool = False) -> str:
 def figure_rows(
     breakdown: Breakdown,
     names: Sequence[str],
-    label: str = 'measured',
+    label: str,
     reference: Reference | None = None,
 ) -> list[Row]:
     """Return the measured row, and the published one with the differences if there is one."""
@@ -46,6 +47,7 @@ def figure_rows(
 
 def print_breakdown(
     breakdown: Breakdown,
+    label: str = 'measured',
     reference: Reference | None = None,
     per_class: bool = False,
     console: Console | None = None,
@@ -54,13 +56,14 @@ def print_breakdown(
 
     Args:
         breakdown: from :func:`lip_mmdet.evaluation.break_down`.
+        label: the name of the measured row.
         reference: a published row to print below the measured one.
         per_class: print the table of classes too.
         console: where to print; standard output by default.
     """
     console = console or Console()
-    ap_rows = figure_rows(breakdown, AP_FIGURES, reference=reference)
-    ar_rows = figure_rows(breakdown, AR_FIGURES)
+    ap_rows = figure_rows(breakdown, AP_FIGURES, label, reference)
+    ar_rows = figure_rows(breakdown, AR_FIGURES, label)
     _print_table(console, 'Average precision (%)', AP_FIGURES, ap_rows)
     if reference is not None:
         console.print(f'[dim]{reference.title}: {reference.source}[/dim]', highlight=False)
@@ -89,6 +92,53 @@ def print_breakdown(
             [*names, 'objects', 'detections'],
             [(row['name'], _class_cells(row, names)) for row in breakdown.per_class],
         )
+
+
+def interval(row: dict[str, float | None]) -> str:
+    """Write the interval of a compared figure in percentage points."""
+    if row['low'] is None:
+        return '-'
+    return f'[{percent(row["low"], signed=True)}, {percent(row["high"], signed=True)}]'
+
+
+def print_comparison(comparison: Comparison, most: int = 5, console: Console | None = None) -> None:
+    """Print the difference to the baseline with its intervals, and where it is largest.
+
+    Args:
+        comparison: from :func:`lip_mmdet.evaluation.compare`.
+        most: how many classes and images to print.
+        console: where to print; standard output by default.
+    """
+    console = console or Console()
+    level = f'{100 * comparison.confidence:.0f} %'
+    rows = comparison.figures.values()
+    _print_table(
+        console,
+        f'Against the baseline (points; {level} of {comparison.resamples} paired resamples)',
+        AP_FIGURES,
+        [
+            ('baseline', [percent(row['baseline']) for row in rows]),
+            ('difference', [percent(row['difference'], signed=True) for row in rows]),
+            ('from', [percent(row['low'], signed=True) for row in rows]),
+            ('to', [percent(row['high'], signed=True) for row in rows]),
+        ],
+    )
+    columns = ['AP', 'baseline', 'difference']
+    _print_table(
+        console,
+        'Classes that differ most',
+        [*columns, f'{level} interval'],
+        [(row['name'], [*_compared(row), interval(row)]) for row in comparison.per_class[:most]],
+    )
+    _print_table(
+        console,
+        'Images that differ most (AP of the image alone)',
+        columns,
+        [
+            (row['file_name'] or str(row['id']), _compared(row))
+            for row in comparison.per_image[:most]
+        ],
+    )
 
 
 def markdown(breakdown: Breakdown, label: str, reference: Reference | None = None) -> str:
@@ -128,6 +178,14 @@ def _class_cells(row: dict, names: Sequence[str]) -> list[str]:
     return [*cells, f'{row["objects"]:,}', f'{row["detections"]:,}']
 
 
+def _compared(row: dict) -> list[str]:
+    return [
+        percent(row['measured']),
+        percent(row['baseline']),
+        percent(row['difference'], signed=True),
+    ]
+
+
 def _print_table(console: Console, title: str, columns: Sequence[str], rows: list[Row]) -> None:
     # Names come from files and may hold what Rich takes for markup.
     table = Table(title=title, title_justify='left', show_edge=False, title_style='bold')
@@ -135,6 +193,6 @@ def _print_table(console: Console, title: str, columns: Sequence[str], rows: lis
     for column in columns:
         table.add_column(column, justify='right', no_wrap=True)
     for label, cells in rows:
-        table.add_row(label.replace('[', '\\['), *cells)
+        table.add_row(*(cell.replace('[', '\\[') for cell in (label, *cells)))
     console.print(table)
     console.print()
