@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -11,6 +12,7 @@ from mmengine.config import Config
 
 from lip_mmdet.engine.checkpoints import check_checkpoint
 from lip_mmdet.engine.config_checks import check_dataset
+from lip_mmdet.engine.launch import join_processes_on_cpu
 from lip_mmdet.errors import InputError
 
 
@@ -21,12 +23,13 @@ def train() -> None:
         InputError: the config, its data or a checkpoint it names is at fault.
     """
     script = _load_script('train')
-    config = _read_config(script.parse_args())
+    args = script.parse_args()
+    config = _read_config(args)
     for loader in ('train_dataloader', 'val_dataloader'):
         check_dataset(config, loader)
     if config.get('load_from'):
         check_checkpoint(config.load_from)
-    _run(script)
+    _run(script, args.launcher)
 
 
 def test() -> None:
@@ -40,7 +43,7 @@ def test() -> None:
     config = _read_config(args)
     check_dataset(config, 'test_dataloader')
     check_checkpoint(args.checkpoint)
-    _run(script)
+    _run(script, args.launcher)
 
 
 def _load_script(name: str) -> ModuleType:
@@ -70,14 +73,20 @@ def _read_config(args) -> Config:
         raise InputError(f'no config at {args.config}; configs/ has those of this project')
     config = Config.fromfile(args.config)
     if args.cfg_options:
-        config.merge_from_dict(args.cfg_options)
+        try:
+            config.merge_from_dict(args.cfg_options)
+        except (TypeError, KeyError) as error:
+            raise InputError(f'--cfg-options does not fit {args.config}: {error}') from error
     resume = getattr(args, 'resume', None)
     if resume and resume != 'auto':
         config.load_from = resume
     return config
 
 
-def _run(script: ModuleType) -> None:
+def _run(script: ModuleType, launcher: str) -> None:
+    options = join_processes_on_cpu(launcher)
+    if options:
+        sys.argv += ['--cfg-options', *(f'{key}={value}' for key, value in options.items())]
     try:
         script.main()
     except json.JSONDecodeError as error:
