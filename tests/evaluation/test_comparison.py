@@ -106,10 +106,10 @@ def test_ap_of_an_image_is_pycocotools_on_that_image_alone():
 
 
 def simulated_study(random, images):
-    """Return the interval of AP for two detectors on random images, and the two detectors' hits.
+    """Return annotations of random images and what two detectors find in them.
 
-    Each image has 3 objects. One detector finds an object with probability 0.7, the other with 0.55,
-    on hard images (half of them) both do worse. Each also has false alarms.
+    Each image has 3 objects. One detector finds an object with probability 0.7, the other with
+    0.55; on hard images, half of them, both do worse. Both have false alarms.
     """
     square = [[10 + 60 * i, 10, 40, 40] for i in range(3)]
     truth = dataset([(i + 1, 1, s, 0) for i in range(images) for s in square], images=images)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from tiny_detector import write_project
+from tiny_project import write_project
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'eval_coco.py'
 
