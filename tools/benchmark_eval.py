@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lip_mmdet.errors import InputError, run_tool
+from lip_mmdet.evaluation import AP_FIGURES, AR_FIGURES
 
 TOOL = Path(__file__).resolve().parent / 'eval_coco.py'
 WIDTH, HEIGHT = 640, 480
@@ -65,7 +66,7 @@ def main() -> None:
 
 
 def measure(command: list[str], folder: str, repeat: int) -> dict:
-    """Run a command; return seconds, CPU seconds and peak memory of the fastest run, and figures."""
+    """Run a command; return seconds, CPU seconds, peak memory and figures of the fastest run."""
     best = None
     for _ in range(repeat):
         started = time.perf_counter()
@@ -81,8 +82,9 @@ def measure(command: list[str], folder: str, repeat: int) -> dict:
                 'memory': usage.ru_maxrss / 1024,
             }
     content = json.loads((Path(folder) / 'out.json').read_text())
-    names = 'AP AP50 AP75 APS APM APL AR1 AR10 AR100 ARS ARM ARL'.split()
-    best['figures'] = content if isinstance(content, list) else [content[name] for name in names]
+    if isinstance(content, dict):
+        content = [content[name] for name in (*AP_FIGURES, *AR_FIGURES)]
+    best['figures'] = content
     return best
 
 
