@@ -17,6 +17,7 @@ from pathlib import Path
 from lip_mmdet import evaluation
 from lip_mmdet.errors import InputError, run_tool
 from lip_mmdet.evaluation import tables
+from lip_mmdet.evaluation.collector import collector_paused
 from lip_mmdet.files import replace_on_success, write_json
 
 
@@ -150,7 +151,7 @@ def write_submission(args: argparse.Namespace) -> None:
 
 def score(args: argparse.Namespace) -> None:
     reference = args.reference and evaluation.find_reference(args.reference)
-    with ExitStack() as outputs:
+    with ExitStack() as outputs, collector_paused():
         # Outputs are opened first, so that an unwritable one costs no evaluation.
         targets = {
             name: outputs.enter_context(replace_on_success(path))

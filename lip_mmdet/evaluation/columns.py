@@ -109,11 +109,11 @@ class Columns:
 
     def known(self, key: str, values: np.ndarray, known: np.ndarray, hint: str = '') -> None:
         """Raise InputError if a value of ``key`` is not among ``known``; ``hint`` ends the line."""
-        unknown = np.setdiff1d(values, known)
-        if len(unknown):
-            affected = int(np.isin(values, unknown).sum())
+        at_fault = ~np.isin(values, known)
+        if at_fault.any():
+            unknown = np.unique(values[at_fault])
             raise InputError(
-                f'{self.source}: {affected} of {len(self)} {self.noun}s name {len(unknown)} '
+                f'{self.source}: {at_fault.sum()} of {len(self)} {self.noun}s name {len(unknown)} '
                 f'unknown {key}(s), such as {_examples(unknown)}{hint}'
             )
 

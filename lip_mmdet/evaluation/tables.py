@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from typing import List, Sequence, Tuple
 
 from rich.console import Console
@@ -61,7 +62,7 @@ def print_breakdown(
         per_class: print the table of classes too.
         console: where to print; standard output by default.
     """
-    console = console or Console()
+    console = console or _console()
     ap_rows = figure_rows(breakdown, AP_FIGURES, label, reference)
     ar_rows = figure_rows(breakdown, AR_FIGURES, label)
     _print_table(console, 'Average precision (%)', AP_FIGURES, ap_rows)
@@ -109,7 +110,7 @@ def print_comparison(comparison: Comparison, most: int = 5, console: Console | N
         most: how many classes and images to print.
         console: where to print; standard output by default.
     """
-    console = console or Console()
+    console = console or _console()
     level = f'{100 * comparison.confidence:.0f} %'
     rows = comparison.figures.values()
     _print_table(
@@ -171,6 +172,11 @@ def csv_text(breakdown: Breakdown) -> str:
         cells = ['' if row[name] is None else repr(row[name]) for name in names]
         writer.writerow([row['name'], row['id'], *cells, row['objects'], row['detections']])
     return text.getvalue()
+
+
+def _console() -> Console:
+    # Into a file or a pipe Rich would squeeze tables into 80 columns.
+    return Console() if sys.stdout.isatty() else Console(width=140)
 
 
 def _class_cells(row: dict, names: Sequence[str]) -> list[str]:

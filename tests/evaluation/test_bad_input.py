@@ -1,0 +1,319 @@
+"""Whatever is wrong with a file: one clear line, exit status 2, nothing overwritten."""
+
+import copy
+import gzip
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'eval_coco.py'
+
+TRUTH = dict(
+    images=[dict(id=i, width=100, height=80, file_name=f'{i}.jpg') for i in (1, 2, 3)],
+    categories=[dict(id=c, name=n) for c, n in ((1, 'cat'), (2, 'dog'), (4, 'owl'))],
+    annotations=[
+        dict(id=i, image_id=i, category_id=c, bbox=[60, 40, 30, 30], area=900, iscrowd=0)
+        for i, c in ((1, 1), (2, 2), (3, 4))
+    ],
+)
+RESULTS = [
+    dict(image_id=i, category_id=c, bbox=[60.0, 40.0, 30.0, 30.0], score=0.9)
+    for i, c in ((1, 1), (2, 2), (3, 4))
+]
+
+
+def changed(content, *path_and_value):
+    """Return a copy with one value replaced, or removed where the value is ``...``."""
+    content = copy.deepcopy(content)
+    *path, last, value = path_and_value
+    inner = content
+    for key in path:
+        inner = inner[key]
+    if value is ...:
+        del inner[last]
+    else:
+        inner[last] = value
+    return json.dumps(content)
+
+
+def all_boxes(content, bbox):
+    return json.dumps([dict(record, bbox=bbox) for record in content])
+
+
+HUGE = '1' + '0' * 5000
+DEEP = '[' * 100_000
+
+# What the file holds, and what the line has to say about it.
+BAD_TRUTH = {
+    'empty': ('', 'is empty'),
+    'blank': (' \n ', 'is empty'),
+    'truncated': (json.dumps(TRUTH)[:-40], 'truncated'),
+    'truncated in a string': (json.dumps(TRUTH)[:60], 'not valid JSON'),
+    'no JSON': ('images: 3', 'not valid JSON'),
+    'nested too deeply': (DEEP, 'nested too deeply'),
+    'a list': (json.dumps(RESULTS), 'swapped'),
+    'a number': ('3', 'not a COCO annotation file'),
+    'an object of something else': ('{"type": "FeatureCollection"}', 'no images and no categories'),
+    'no categories': (changed(TRUTH, 'categories', ...), 'no categories'),
+    'no annotations': (changed(TRUTH, 'annotations', ...), '--submission'),
+    'null annotations': (changed(TRUTH, 'annotations', None), 'not a list'),
+    'no images in the list': (changed(TRUTH, 'images', []), 'lists no images'),
+    'no categories in the list': (changed(TRUTH, 'categories', []), 'lists no categories'),
+    'an annotation that is no object': (changed(TRUTH, 'annotations', 1, 7), 'number 2'),
+    'captions': (
+        changed(TRUTH, 'annotations', 0, dict(id=1, image_id=1, category_id=1, caption='a cat')),
+        'has no bbox',
+    ),
+    'an image without id': (changed(TRUTH, 'images', 0, 'id', ...), 'image number 1 has no id'),
+    'an id as string': (changed(TRUTH, 'images', 2, 'id', '3'), 'without quotes'),
+    'an id as fraction': (changed(TRUTH, 'annotations', 0, 'id', 1.5), 'whole numbers'),
+    'an id of thousands of digits': (
+        json.dumps(TRUTH).replace('"id": 3', f'"id": {HUGE}'),
+        'annotation file',
+    ),
+    'duplicate image ids': (changed(TRUTH, 'images', 2, 'id', 1), 'image ids occur more than once'),
+    'duplicate annotation ids': (changed(TRUTH, 'annotations', 2, 'id', 1), 'more than once'),
+    'duplicate category ids': (changed(TRUTH, 'categories', 2, 'id', 1), 'more than once'),
+    'an annotation of an unknown image': (
+        changed(TRUTH, 'annotations', 0, 'image_id', 9),
+        'unknown image_id(s), such as 9',
+    ),
+    'an annotation of an unknown category': (
+        changed(TRUTH, 'annotations', 0, 'category_id', 3),
+        'unknown category_id(s), such as 3',
+    ),
+    'a NaN in a box': (changed(TRUTH, 'annotations', 0, 'bbox', 0, float('nan')), 'finite'),
+    'a negative width': (changed(TRUTH, 'annotations', 0, 'bbox', 2, -3), 'negative'),
+    'boxes as corners': (
+        json.dumps(
+            dict(TRUTH, annotations=[dict(a, bbox=[60, 40, 90, 70]) for a in TRUTH['annotations']])
+        ),
+        'xyxy',
+    ),
+    'an area as string': (changed(TRUTH, 'annotations', 0, 'area', '900'), 'without quotes'),
+    'a strange crowd flag': (changed(TRUTH, 'annotations', 0, 'iscrowd', 2), 'iscrowd'),
+    'a width of 0': (changed(TRUTH, 'images', 0, 'width', 0), 'width 0'),
+}
+BAD_RESULTS = {
+    'empty': ('', 'is empty'),
+    'truncated': (json.dumps(RESULTS)[:-30], 'truncated'),
+    'truncated after a record': (json.dumps(RESULTS).rpartition(',')[0], 'truncated'),
+    'no text': (b'\xff\xfe\x00\x01\x80'.decode('latin-1'), 'not'),
+    'nested too deeply': (DEEP, 'nested too deeply'),
+    'annotations': (json.dumps(TRUTH), 'holds an annotation file'),
+    'wrapped': (json.dumps(dict(results=RESULTS)), 'a list of objects'),
+    'a list of lists': (json.dumps([[1, 2, 3]]), 'no object'),
+    'null': ('null', 'not a list'),
+    'no score': (changed(RESULTS, 1, 'score', ...), 'number 2 has no score'),
+    'no category': (changed(RESULTS, 1, 'category_id', ...), 'has no category_id'),
+    'a score as string': (changed(RESULTS, 0, 'score', '0.9'), 'without quotes'),
+    'a score that is null': (changed(RESULTS, 0, 'score', None), 'a number is expected'),
+    'a score that is a list': (changed(RESULTS, 0, 'score', [0.9]), 'a number is expected'),
+    'a score that is NaN': (changed(RESULTS, 0, 'score', float('nan')), 'finite'),
+    'an infinite score': (changed(RESULTS, 0, 'score', float('inf')), 'finite'),
+    'a huge score': (json.dumps(RESULTS).replace('0.9', '1' + '0' * 400), 'too large'),
+    'three numbers for a box': (changed(RESULTS, 0, 'bbox', [1, 2, 3]), 'four numbers'),
+    'a box as string': (changed(RESULTS, 0, 'bbox', '1 2 3 4'), 'four numbers'),
+    'a box of strings': (changed(RESULTS, 0, 'bbox', list('1234')), 'without quotes'),
+    'a NaN in a box': (changed(RESULTS, 2, 'bbox', 3, float('nan')), 'number 3 has bbox'),
+    'a negative height': (changed(RESULTS, 0, 'bbox', 3, -1.0), 'negative'),
+    'an image as file name': (changed(RESULTS, 0, 'image_id', '1.jpg'), 'without quotes'),
+    'another dataset': (
+        json.dumps([dict(r, image_id=r['image_id'] + 1000) for r in RESULTS]),
+        'another dataset',
+    ),
+    'an unknown category': (changed(RESULTS, 0, 'category_id', 77), 'such as 77'),
+    'categories counted from 0': (
+        json.dumps([dict(r, category_id=c) for c, r in enumerate(RESULTS)]),
+        '0-based',
+    ),
+    'categories counted from 1': (
+        json.dumps([dict(r, category_id=c) for c, r in enumerate(RESULTS, start=1)]),
+        'counted from 1',
+    ),
+    'boxes as corners': (all_boxes(RESULTS, [60.0, 40.0, 90.0, 70.0]), 'xyxy'),
+}
+
+
+def run_in_process(monkeypatch, capsys, *arguments):
+    """Run the tool's main as its command line does; return exit status and standard error."""
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    from lip_mmdet.errors import run_tool
+
+    spec = spec_from_file_location('eval_coco', TOOL)
+    tool = module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    monkeypatch.setattr(sys, 'argv', ['eval_coco.py', *map(str, arguments)])
+    status = 0
+    try:
+        run_tool(tool.main)
+    except SystemExit as stop:
+        status = stop.code
+    return status, capsys.readouterr().err
+
+
+@pytest.fixture
+def refuses(tmp_path, monkeypatch, capsys):
+    """Return a function that scores two files and checks how they are refused."""
+    out = tmp_path / 'out.json'
+    out.write_text('precious')
+
+    def check(truth, results, complaint, *arguments):
+        for name, content in (('ann.json', truth), ('results.json', results)):
+            if content is not None:
+                data = content if isinstance(content, bytes) else content.encode('latin-1')
+                (tmp_path / name).write_bytes(data)
+        files = ('--ann', tmp_path / 'ann.json', '--results', tmp_path / 'results.json')
+        before = sorted(path.name for path in tmp_path.iterdir())
+        status, err = run_in_process(monkeypatch, capsys, *files, '--out-json', out, *arguments)
+        assert status == 2
+        assert err.count('\n') == 1 and err.startswith('error: ')
+        assert complaint in err
+        assert len(err) < 500
+        assert out.read_text() == 'precious'
+        assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+    return check
+
+
+@pytest.mark.parametrize('case', BAD_TRUTH)
+def test_bad_annotations_are_refused(refuses, case):
+    content, complaint = BAD_TRUTH[case]
+    refuses(content, json.dumps(RESULTS), complaint)
+
+
+@pytest.mark.parametrize('case', BAD_RESULTS)
+def test_bad_results_are_refused(refuses, case):
+    content, complaint = BAD_RESULTS[case]
+    refuses(json.dumps(TRUTH), content, complaint)
+
+
+@pytest.mark.parametrize('case', ['a score as string', 'truncated', 'another dataset'])
+def test_a_bad_baseline_is_refused(refuses, tmp_path, case):
+    baseline = tmp_path / 'baseline.json'
+    content, complaint = BAD_RESULTS[case]
+    baseline.write_text(content)
+    refuses(json.dumps(TRUTH), json.dumps(RESULTS), complaint, '--baseline', baseline)
+
+
+def test_other_kinds_of_files_are_refused(refuses):
+    truth, results = json.dumps(TRUTH), json.dumps(RESULTS)
+    refuses(truth, gzip.compress(results.encode()), 'gzip')
+    refuses(truth, pickle.dumps(RESULTS), 'pickle')
+    refuses(truth, b'PK\x03\x04' + bytes(30), 'zip')
+
+
+def test_missing_files_and_folders_are_refused(refuses, tmp_path):
+    refuses(json.dumps(TRUTH), None, 'does not exist')
+    refuses(json.dumps(TRUTH), '[]', 'is a folder', '--baseline', tmp_path)
+
+
+def test_unwritable_outputs_are_refused_before_the_evaluation(refuses, tmp_path):
+    files = (json.dumps(TRUTH), json.dumps(RESULTS))
+    refuses(*files, 'is a folder', '--out-csv', tmp_path)
+    # A file stands where a folder would have to be.
+    refuses(*files, 'cannot write', '--out-md', tmp_path / 'ann.json' / 'table.md')
+    refuses(*files, 'cannot write', '--report', tmp_path / 'ann.json')
+
+
+def test_an_input_is_never_overwritten(refuses, tmp_path):
+    files = (json.dumps(TRUTH), json.dumps(RESULTS))
+    refuses(*files, 'is read and cannot be written', '--out-csv', tmp_path / 'results.json')
+    refuses(*files, 'named for two outputs', '--out-csv', tmp_path / 'out.json')
+
+
+def test_arguments_that_make_no_sense_are_refused(monkeypatch, capsys, tmp_path):
+    for arguments, complaint in (
+        ((), 'nothing to score'),
+        (('--ann', 'a.json'), 'nothing to score'),
+        (('config.py',), 'needs a checkpoint'),
+        (('config.py', 'w.pth', '--results', 'r.json'), 'not both'),
+        (('--ann', 'a.json', '--split', 'minival', '--results', 'r.json'), 'not both'),
+        (('--split', 'minival', '--data-root', tmp_path, '--results', 'r'), 'instances_val2017'),
+        (('--split', 'test-dev', '--results', 'r.json'), 'scored by its server'),
+        (('--ann', 'a', '--results', 'r', '--submission', 'd'), '--alg'),
+        (('--ann', 'a', '--results', 'r', '--reference', 'yolo'), 'sge-resnet-50'),
+        (('--check-submission', 'r.zip'), 'image_info'),
+    ):
+        status, err = run_in_process(monkeypatch, capsys, *arguments)
+        assert status == 2 and complaint in err and err.count('\n') == 1, (arguments, err)
+
+
+def test_category_ids_shifted_by_one_are_noted_where_all_of_them_exist(
+    tmp_path, capsys, monkeypatch
+):
+    # Categories 1 to 5, of which 2 to 5 occur: counted from 0 they are 1 to 4, which exist.
+    truth = dict(
+        images=TRUTH['images'],
+        categories=[dict(id=c, name=f'class {c}') for c in range(1, 6)],
+        annotations=[
+            dict(id=c, image_id=1 + c % 3, category_id=c, bbox=[5, 5, 30, 30], area=900, iscrowd=0)
+            for c in range(2, 6)
+        ],
+    )
+    results = [
+        dict(image_id=1 + c % 3, category_id=c - 1, bbox=[5, 5, 30, 30], score=0.9)
+        for c in range(2, 6)
+    ]
+    (tmp_path / 'ann.json').write_text(json.dumps(truth))
+    (tmp_path / 'results.json').write_text(json.dumps(results))
+    files = ('--ann', tmp_path / 'ann.json', '--results', tmp_path / 'results.json')
+    status, err = run_in_process(monkeypatch, capsys, *files)
+    assert status == 0 and '0-based' in err
+    right = [dict(result, category_id=result['category_id'] + 1) for result in results]
+    (tmp_path / 'results.json').write_text(json.dumps(right))
+    assert run_in_process(monkeypatch, capsys, *files) == (0, '')
+
+
+def test_boxes_that_merely_leave_the_image_are_scored(tmp_path, monkeypatch, capsys):
+    # A detector may predict beyond the border; small boxes in the middle show that these are sizes.
+    results = [dict(r, bbox=[80.0, 60.0, 30.0, 30.0]) for r in RESULTS]
+    (tmp_path / 'ann.json').write_text(json.dumps(TRUTH))
+    (tmp_path / 'results.json').write_text(json.dumps(results))
+    files = ('--ann', tmp_path / 'ann.json', '--results', tmp_path / 'results.json')
+    assert run_in_process(monkeypatch, capsys, *files)[0] == 0
+
+
+def test_the_command_line_shows_no_traceback(tmp_path):
+    (tmp_path / 'ann.json').write_text(json.dumps(TRUTH))
+    (tmp_path / 'results.json').write_text('')
+    files = ('--ann', tmp_path / 'ann.json', '--results', tmp_path / 'results.json')
+    done = subprocess.run(
+        [sys.executable, str(TOOL), *map(str, files)], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr == f'error: results file {tmp_path / "results.json"} is empty\n'
+
+
+def test_ctrl_c_leaves_no_half_written_file(tmp_path):
+    (tmp_path / 'ann.json').write_text(json.dumps(TRUTH))
+    # A results file that never ends: the tool waits for it with its outputs already open.
+    os.mkfifo(tmp_path / 'results.json')
+    out = tmp_path / 'out.json'
+    out.write_text('precious')
+    files = ('--ann', tmp_path / 'ann.json', '--results', tmp_path / 'results.json')
+    tool = subprocess.Popen(
+        [sys.executable, str(TOOL), *map(str, files), '--out-json', str(out)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob('.out.json.*')) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    tool.send_signal(signal.SIGINT)
+    _, err = tool.communicate(timeout=60)
+    assert tool.returncode == 130 and 'Traceback' not in err
+    assert out.read_text() == 'precious'
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        'ann.json',
+        'out.json',
+        'results.json',
+    ]

@@ -1,0 +1,150 @@
+"""The paired bootstrap: exact on each resample, and its intervals cover."""
+
+import copy
+
+import numpy as np
+import pytest
+from random_coco import random_dataset
+from test_backends import box, dataset, evaluate, pycocotools
+
+from lip_mmdet import evaluation
+from lip_mmdet.evaluation.weighted_ap import weighted_figures
+
+
+def values(figures):
+    return [np.nan if figures[n] is None else figures[n] for n in evaluation.AP_FIGURES]
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_weights_1_give_the_figures(seed):
+    truth, results = random_dataset(seed, images=20, objects=150, detections=500, grid=seed == 2)
+    result = evaluate(truth, results, 'auto', keep_matches=True)
+    ours, by_class = weighted_figures(result, np.ones((20, 1), dtype=int))
+    np.testing.assert_allclose(ours[:, 0], values(evaluation.figures(result)), atol=1e-12)
+    per_class = [evaluation.figures(result, k)['AP'] for k in range(4)]
+    np.testing.assert_allclose(by_class[:, 0], per_class, atol=1e-12)
+
+
+def resampled(truth, results, weights):
+    """Return the dataset in which each image occurs as often as its weight says."""
+    dataset = dict(images=[], annotations=[], categories=truth['categories'])
+    found = []
+    for image, weight in zip(truth['images'], weights):
+        for _ in range(weight):
+            new_id = len(dataset['images']) + 1
+            dataset['images'].append(dict(image, id=new_id))
+            for annotation in truth['annotations']:
+                if annotation['image_id'] == image['id']:
+                    number = len(dataset['annotations']) + 1
+                    dataset['annotations'].append(dict(annotation, id=number, image_id=new_id))
+            found += [dict(r, image_id=new_id) for r in results if r['image_id'] == image['id']]
+    return dataset, found
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_weights_give_what_pycocotools_gives_for_the_resampled_dataset(seed):
+    # Distinct scores: between equal ones the order of repeated images would decide.
+    truth, results = random_dataset(
+        seed, images=8, categories=2, objects=70, detections=200, ties=0
+    )
+    result = evaluate(truth, results, 'auto', keep_matches=True)
+    weights = np.random.default_rng(seed).multinomial(8, [1 / 8] * 8, size=6).T
+    ours, _ = weighted_figures(result, weights)
+    for column in range(6):
+        expected = pycocotools(*resampled(truth, results, weights[:, column]))[0]
+        np.testing.assert_allclose(ours[:, column], values(expected), atol=1e-12)
+
+
+def test_a_detector_does_not_differ_from_itself():
+    truth, results = random_dataset(3)
+    checked = evaluation.ground_truth_from(truth, 'truth')
+    result = evaluate(truth, results, 'auto', keep_matches=True)
+    comparison = evaluation.compare(result, result, checked, resamples=50)
+    for row in comparison.figures.values():
+        assert row['difference'] in (0, None) and row['low'] in (0, None)
+
+
+def test_the_seed_decides_the_interval():
+    truth, results = random_dataset(4)
+    checked = evaluation.ground_truth_from(truth, 'truth')
+    one = evaluate(truth, results, 'auto', keep_matches=True)
+    other = evaluate(truth, results[::2], 'auto', keep_matches=True)
+    first, again, third = (
+        evaluation.compare(one, other, checked, resamples=60, seed=seed).figures['AP']
+        for seed in (5, 5, 6)
+    )
+    assert first == again
+    assert first['low'] != third['low'] and first['difference'] == third['difference']
+
+
+def test_the_images_and_classes_that_differ_most_come_first():
+    square, elsewhere = [10, 10, 40, 40], [300, 300, 40, 40]
+    truth = dataset([(i, 1 + i % 2, square, 0) for i in range(1, 7)], images=6, categories=(1, 2))
+    good = [box(i, 1 + i % 2, square, 0.9) for i in range(1, 7)]
+    # Worse in image 4 alone, which shows class 1.
+    bad = [dict(r, bbox=elsewhere) if r['image_id'] == 4 else r for r in copy.deepcopy(good)]
+    checked = evaluation.ground_truth_from(truth, 'truth')
+    comparison = evaluation.compare(
+        evaluate(truth, bad, 'auto', keep_matches=True),
+        evaluate(truth, good, 'auto', keep_matches=True),
+        checked,
+        resamples=40,
+    )
+    assert comparison.per_image[0]['id'] == 4
+    assert comparison.per_image[0]['difference'] == pytest.approx(-1)
+    assert comparison.per_image[1]['difference'] == 0
+    assert comparison.per_class[0]['id'] == 1 and comparison.per_class[0]['difference'] < 0
+
+
+def test_ap_of_an_image_is_pycocotools_on_that_image_alone():
+    truth, results = random_dataset(5, images=6, objects=50, detections=150)
+    ours = evaluation.image_ap(evaluate(truth, results, 'auto', keep_matches=True))
+    for position, image in enumerate(truth['images']):
+        weights = [int(other is image) for other in truth['images']]
+        expected = pycocotools(*resampled(truth, results, weights))[0]['AP']
+        np.testing.assert_allclose(ours[position], expected, atol=1e-12)
+
+
+def simulated_study(random, images):
+    """Return annotations of random images and what two detectors find in them.
+
+    Each image has 3 objects. One detector finds an object with probability 0.7, the other with
+    0.55; on hard images, half of them, both do worse. Both have false alarms.
+    """
+    square = [[10 + 60 * i, 10, 40, 40] for i in range(3)]
+    truth = dataset([(i + 1, 1, s, 0) for i in range(images) for s in square], images=images)
+    hard = random.random(images) < 0.5
+    detectors = []
+    for chance in (0.7, 0.55):
+        found = []
+        for image in range(images):
+            for bbox in square:
+                if random.random() < chance - 0.25 * hard[image]:
+                    found.append(box(image + 1, 1, bbox, random.beta(4, 2)))
+            for _ in range(random.poisson(1.0)):
+                found.append(box(image + 1, 1, [400, 400, 30, 30], random.beta(2, 3)))
+        detectors.append(found)
+    return truth, detectors
+
+
+def test_the_interval_covers_the_true_difference():
+    random = np.random.default_rng(0)
+    truth, detectors = simulated_study(random, 6000)
+    whole = [evaluation.figures(evaluate(truth, d, 'auto'))['AP'] for d in detectors]
+    true_difference = whole[0] - whole[1]
+
+    studies, covered, excludes_zero = 120, 0, 0
+    for _ in range(studies):
+        truth, detectors = simulated_study(random, 60)
+        checked = evaluation.ground_truth_from(truth, 'truth')
+        row = evaluation.compare(
+            *(evaluate(truth, d, 'auto', keep_matches=True) for d in detectors),
+            checked,
+            resamples=200,
+        ).figures['AP']
+        covered += row['low'] <= true_difference <= row['high']
+        excludes_zero += row['low'] > 0
+    # 95 % nominal; with 120 studies the standard error is 2 %.
+    assert 0.88 <= covered / studies <= 1.0
+    # And it is narrow enough to be of use.
+    assert excludes_zero / studies > 0.5

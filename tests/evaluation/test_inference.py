@@ -1,0 +1,212 @@
+"""From a config and a checkpoint to figures, in one process and in two, and during val."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from tiny_project import write_project
+
+TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'eval_coco.py'
+
+
+@pytest.fixture(scope='module')
+def project(tmp_path_factory):
+    pytest.importorskip('mmdet')
+    folder = tmp_path_factory.mktemp('project')
+    config, checkpoint, annotations = write_project(folder)
+    return folder, config, checkpoint, annotations
+
+
+def run(*command, folder, code=0):
+    environment = dict(os.environ, OMP_NUM_THREADS='1')
+    done = subprocess.run(
+        list(map(str, command)), cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == code, done.stdout[-2000:] + done.stderr[-3000:]
+    return done
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
+
+
+def test_two_processes_give_the_figures_of_one(project):
+    folder, config, checkpoint, annotations = project
+    one, two = folder / 'one', folder / 'two'
+    tool = (TOOL, config, checkpoint, '--out-json')
+    run(sys.executable, *tool, one / 'out.json', '--work-dir', one, folder=folder)
+    # Five images do not divide by two: the image that pads the second part must not count twice.
+    launch = ('-m', 'torch.distributed.run', '--nproc_per_node=2', f'--master_port={free_port()}')
+    options = ('--work-dir', two, '--launcher', 'pytorch')
+    run(sys.executable, *launch, *tool, two / 'out.json', *options, folder=folder)
+
+    first, second = (json.loads((part / 'out.json').read_text()) for part in (one, two))
+    assert first['counts']['detections']['all'] == 100
+    assert first == second
+
+    truth = COCO(str(annotations))
+    reference = COCOeval(truth, truth.loadRes(str(one / 'tiny_val.bbox.json')), 'bbox')
+    reference.evaluate()
+    reference.accumulate()
+    reference.summarize()
+    assert first['AP'] == reference.stats[0] and first['AR100'] == reference.stats[8]
+    assert first['AR100'] > 0
+
+
+def test_a_test_dev_submission_comes_from_config_and_checkpoint(project):
+    folder, config, checkpoint, annotations = project
+    dataset = json.loads(annotations.read_text())
+    del dataset['annotations']
+    (folder / 'coco' / 'annotations').mkdir(parents=True)
+    image_info = folder / 'coco' / 'annotations' / 'image_info_test-dev2017.json'
+    image_info.write_text(json.dumps(dataset))
+    (folder / 'coco' / 'test2017').symlink_to(folder / 'images')
+    submit = ('--split', 'test-dev', '--data-root', folder / 'coco', '--submission', folder / 'sub')
+    options = (*submit, '--alg', 'tiny', '--work-dir', folder / 'dev')
+    run(sys.executable, TOOL, config, checkpoint, *options, folder=folder)
+    name = 'detections_test-dev2017_tiny_results'
+    assert len(json.loads((folder / 'sub' / f'{name}.json').read_text())) == 100
+    check = ('--check-submission', folder / 'sub' / f'{name}.zip', '--ann', image_info)
+    assert '100 detections' in run(sys.executable, TOOL, *check, folder=folder).stdout
+
+
+def test_missing_config_or_checkpoint_is_one_line(project):
+    folder, config, checkpoint, _ = project
+    for arguments in ((folder / 'no.py', checkpoint), (config, folder / 'no.pth')):
+        done = run(sys.executable, TOOL, *arguments, folder=folder, code=2)
+        assert done.stderr.splitlines()[-1].startswith('error: ')
+        assert 'Traceback' not in done.stderr and 'no.p' in done.stderr
+
+
+def _predictions(annotations, boxes_of):
+    """Return MMDetection data samples for every image of a dataset."""
+    import torch
+
+    samples = []
+    for image in json.loads(annotations.read_text())['images']:
+        boxes, scores, labels = boxes_of(image['id'])
+        samples.append(
+            dict(
+                img_id=image['id'],
+                ori_shape=(96, 96),
+                pred_instances=dict(
+                    bboxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+                    scores=torch.tensor(scores, dtype=torch.float32),
+                    labels=torch.tensor(labels, dtype=torch.long),
+                ),
+            )
+        )
+    return samples
+
+
+def _metric(annotations, **options):
+    from lip_mmdet.evaluation.coco_metric import LIPCocoMetric
+
+    metric = LIPCocoMetric(ann_file=str(annotations), **options)
+    metric.dataset_meta = dict(classes=('disk', 'bar'))
+    return metric
+
+
+def test_the_metric_reports_what_pycocotools_does_under_mmdetections_names(project):
+    _, _, _, annotations = project
+    dataset = json.loads(annotations.read_text())
+
+    def near_truth(image_id):
+        """Shift each object by three pixels, and find a bar of it as a disk now and then."""
+        found = [a for a in dataset['annotations'] if a['image_id'] == image_id]
+        boxes = [[x + 3, y, x + w + 3, y + h] for x, y, w, h in (a['bbox'] for a in found)]
+        return boxes, [0.9, 0.3 + image_id / 10], [0, image_id % 2]
+
+    samples = _predictions(annotations, near_truth)
+    metric = _metric(annotations, classwise=True)
+    metric.process({}, samples)
+    values = metric.evaluate(len(samples))
+
+    results = [
+        dict(
+            image_id=sample['img_id'],
+            category_id=(3, 7)[label],
+            bbox=[x1, y1, x2 - x1, y2 - y1],
+            score=score,
+        )
+        for sample in samples
+        for (x1, y1, x2, y2), score, label in zip(
+            *(sample['pred_instances'][key].tolist() for key in ('bboxes', 'scores', 'labels'))
+        )
+    ]
+    truth = COCO(str(annotations))
+    reference = COCOeval(truth, truth.loadRes(results), 'bbox')
+    reference.evaluate()
+    reference.accumulate()
+    reference.summarize()
+    names = 'mAP mAP_50 mAP_75 mAP_s mAP_m mAP_l AR@1 AR@10 AR@100 AR_s@100 AR_m@100 AR_l@100'
+    for name, value in zip(names.split(), reference.stats):
+        assert values[f'coco/bbox_{name}'] == value, name
+    assert 0 < values['coco/bar_precision'] < values['coco/disk_precision']
+
+
+def test_the_metric_reports_zeros_without_detections(project):
+    _, _, _, annotations = project
+    samples = _predictions(annotations, lambda image_id: ([], [], []))
+    metric = _metric(annotations)
+    metric.process({}, samples)
+    values = metric.evaluate(len(samples))
+    assert values['coco/bbox_mAP'] == values['coco/bbox_mAP_m'] == values['coco/bbox_AR@100'] == 0
+    # No small object exists.
+    assert values['coco/bbox_mAP_s'] == -1
+
+
+def test_the_metric_refuses_what_it_does_not_compute(project):
+    from lip_mmdet.errors import InputError
+
+    for options in (
+        dict(metric='segm'),
+        dict(proposal_nums=(100, 300, 1000)),
+        dict(eval_backend='x'),
+    ):
+        with pytest.raises(InputError):
+            _metric(project[3], **options)
+
+
+def test_val_logs_the_breakdown_and_tensorboard_gets_the_scalars(project):
+    folder, config, checkpoint, annotations = project
+    code = f"""
+import lip_mmdet.evaluation.coco_metric
+from mmengine.config import Config
+from mmengine.runner import Runner
+config = Config.fromfile({str(config)!r})
+config.work_dir = {str(folder / 'val')!r}
+config.load_from = {str(checkpoint)!r}
+config.visualizer = dict(
+    type='DetLocalVisualizer', name='v', vis_backends=[dict(type='TensorboardVisBackend')]
+)
+config.val_evaluator = dict(
+    type='LIPCocoMetric', ann_file={str(annotations)!r}, classwise=True
+)
+config.merge_from_dict(dict(train_cfg=None, train_dataloader=None, optim_wrapper=None,
+                            param_scheduler=None))
+runner = Runner.from_cfg(config)
+runner.val()
+runner.visualizer.close()
+"""
+    done = run(sys.executable, '-c', code, folder=folder)
+    log = done.stdout + done.stderr
+    assert 'Average precision (%)' in log and 'By class (%)' in log
+    assert 'bbox_mAP_copypaste' in log
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = next((folder / 'val').rglob('events.out.tfevents*'))
+    accumulator = EventAccumulator(str(events.parent))
+    accumulator.Reload()
+    scalars = accumulator.Tags()['scalars']
+    for name in ('bbox_mAP', 'bbox_mAP_m', 'bbox_AR@100', 'disk_precision'):
+        assert f'coco/{name}' in scalars
