@@ -62,7 +62,10 @@ class SGE(nn.Module):
         """
         grouped = x.unflatten(1, (self.groups, -1))
         gate = torch.sigmoid(self._similarity(grouped) * self.weight + self.bias)
-        return (grouped * gate.unsqueeze(2).to(x.dtype)).flatten(1, 2)
+        output = grouped * gate.unsqueeze(2).to(x.dtype)
+        # Not `view`: MMDetection's checkpointed blocks add to this in place, which PyTorch forbids
+        # on a view that was made without gradients. Nothing else refers to the memory.
+        return torch.ops.aten._unsafe_view(output, x.shape)
 
     def _similarity(self, grouped: Tensor) -> Tensor:
         """Map (N, groups, C, H, W) to the normalized similarities, (N, groups, H, W)."""
