@@ -152,6 +152,13 @@ def test_missing_weights_name_the_other_ways():
         assert part in message
 
 
+def test_torchvisions_address_without_torchvision_gives_the_files_own(monkeypatch):
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    net = DenseNet(121, init_cfg=dict(type='Pretrained', checkpoint='torchvision://densenet121'))
+    with pytest.raises(InputError, match=r'https://download\.pytorch\.org/models/densenet121-\w+'):
+        net.init_weights()
+
+
 def test_weights_of_another_depth_are_an_error():
     with pytest.raises(RuntimeError, match='denselayer25'):
         DenseNet(169).load_state_dict(DenseNet(121).state_dict())

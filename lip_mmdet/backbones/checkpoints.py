@@ -1,17 +1,19 @@
 """The state dicts that a backbone accepts, turned into its own before PyTorch compares names.
 
 Three things meet here. Released files come in wrappings (a ``state_dict`` entry, a ``module.``
-prefix, a classifier). Their names are not ours: :class:`OfficialNames`. And a ResNet's weights, or
-a plain network's where the backbone has deformable convolutions, fit in part: a *warm start*.
+prefix, a classifier). Their names are not ours: :class:`OfficialNames`. And the weights of a plain
+network, without LIP, SGE or deformable convolutions, fit in part: a *warm start*.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from pathlib import Path
 from types import MappingProxyType
 from typing import Mapping, NamedTuple
 
+import mmengine
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
@@ -75,17 +77,20 @@ def prepare_state_dict(
 
 
 def check_pretrained(module: nn.Module) -> None:
-    """Check that the local file that a backbone's ``init_cfg`` starts from is there.
+    """Check that what a backbone's ``init_cfg`` starts from can be had.
 
     Args:
         module: a :class:`~lip_mmdet.backbones.base.ReleasedBackbone`.
 
     Raises:
-        InputError: it is not; the message names the other two ways to start.
+        InputError: a local file is not there, and the message names the other two ways to start;
+            or it is torchvision's and torchvision is not installed.
     """
     configs = module.init_cfg if isinstance(module.init_cfg, list) else [module.init_cfg]
     for config in configs:
         path = (config or {}).get('checkpoint')
+        if path is not None and path.startswith('torchvision://'):
+            _check_torchvision(path)
         if path is None or '://' in path or Path(path).expanduser().is_file():
             continue
         option = '--cfg-options model.backbone.'
@@ -96,6 +101,17 @@ def check_pretrained(module: nn.Module) -> None:
             f'({option}init_cfg=None model.backbone.frozen_stages=-1 '
             'model.backbone.norm_eval=False)'
         )
+
+
+def _check_torchvision(path: str) -> None:
+    if importlib.util.find_spec('torchvision') is not None:
+        return
+    urls = mmengine.load(str(Path(mmengine.__file__).parent / 'hub' / 'torchvision_0.12.json'))
+    url = urls.get(path[len('torchvision://') :], 'see pytorch.org/vision')
+    raise InputError(
+        f'{path} needs torchvision, which is not installed: install it, or set init_cfg.checkpoint '
+        f"to the file's own address ({url})"
+    )
 
 
 def _unwrap(state_dict: dict) -> None:
