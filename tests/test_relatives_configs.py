@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+import mmengine
 import numpy as np
 import pytest
 import torch
@@ -134,3 +135,15 @@ def test_missing_imagenet_weights_say_so_before_training(name, tmp_path, monkeyp
     model = MODELS.build(load(name).model)
     with pytest.raises(InputError, match='no ImageNet weights at checkpoints/'):
         model.init_weights()
+
+
+@pytest.mark.parametrize('folder', ['sge', 'densenet'])
+def test_each_config_stands_in_the_folders_table_and_metafile(folder):
+    configs = {path.stem for path in (ROOT / folder).glob('*.py')}
+    metafile = mmengine.load(ROOT / folder / 'metafile.yml')
+    assert {model['Name'] for model in metafile['Models']} == configs
+    for model in metafile['Models']:
+        assert model['Config'] == f'configs/{folder}/{model["Name"]}.py'
+        assert model['In Collection'] == metafile['Collections'][0]['Name']
+    table = (ROOT / folder / 'README.md').read_text(encoding='utf-8')
+    assert all(f'(./{name}.py)' in table for name in configs)

@@ -14,10 +14,9 @@ from lip_mmdet.errors import InputError
 class ReleasedBackbone(BaseModule):
     """A backbone whose authors released weights under names of their own.
 
-    A mixin that stands before MMDetection's class, if there is one, among the bases. A subclass
-    says what its official names are and which modules make up a stage. It has the attributes
-    ``depth``, ``num_stages``, ``frozen_stages``, ``norm_cfg`` and ``norm_eval`` of MMDetection's
-    backbones.
+    Stands before MMDetection's class, if there is one, among the bases. A subclass says what its
+    official names are and which modules make up a stage, and sets ``depth``, ``num_stages``,
+    ``frozen_stages``, ``norm_cfg`` and ``norm_eval`` with MMDetection's meanings.
     """
 
     # The page that says where the released weights are.
@@ -100,11 +99,11 @@ class ReleasedResNet(ReleasedBackbone, ResNet):
         """Check the depth, and that a basic block is not asked for what it has no place for.
 
         Args:
-            depth: as given to the constructor, of which this is the first line.
+            depth: as given to the constructor, before it builds anything.
             **only_bottleneck: options that must be None at depth 18 and 34.
 
         Raises:
-            InputError: one of the two is wrong.
+            InputError: no such depth, or no such option at this depth.
         """
         name = type(self).__name__
         if depth not in self.arch_settings:

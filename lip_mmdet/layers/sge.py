@@ -75,7 +75,7 @@ class SGE(nn.Module):
         # are all alike the rounding of a large product would pass for a difference.
         similarity = ((features - mean) * mean).sum(2)
         similarity = similarity - similarity.mean((2, 3), keepdim=True)
-        if similarity[0, 0].numel() == 1:
+        if similarity.shape[-2:].numel() == 1:
             return similarity  # zero; one position has no standard deviation
         return similarity / (similarity.std((2, 3), keepdim=True) + self.eps)
 
