@@ -1,7 +1,9 @@
-"""Score detections by COCO's definition.
+"""Score, compare, submit and picture detections by COCO's definition.
 
-From result files:      tools/eval_coco.py --ann annotations.json --results results.bbox.json
-From a trained model:   tools/eval_coco.py CONFIG CHECKPOINT
+Result files:     tools/eval_coco.py --ann annotations.json --results results.bbox.json
+A trained model:  tools/eval_coco.py CONFIG CHECKPOINT
+COCO minival:     tools/eval_coco.py --split minival --results results.bbox.json
+test-dev:         tools/eval_coco.py CONFIG CHECKPOINT --split test-dev --submission DIR --alg NAME
 """
 
 from __future__ import annotations
@@ -10,10 +12,11 @@ import argparse
 import os
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 
 from lip_mmdet import evaluation
 from lip_mmdet.errors import InputError, run_tool
-from lip_mmdet.evaluation.tables import print_figures
+from lip_mmdet.evaluation import tables
 from lip_mmdet.files import replace_on_success, write_json
 
 
@@ -24,46 +27,89 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', nargs='?', help='MMDetection config, to run inference first')
     parser.add_argument('checkpoint', nargs='?', help='its weights')
     parser.add_argument('--ann', metavar='FILE', help='COCO annotations')
-    parser.add_argument('--results', metavar='FILE', help='COCO results (boxes) to score')
+    parser.add_argument('--results', metavar='FILE', help='COCO results (boxes)')
+    parser.add_argument('--split', choices=evaluation.SPLITS, help='find the annotations of COCO')
+    parser.add_argument('--data-root', metavar='DIR', default='data/coco', help='where COCO is')
     parser.add_argument('--backend', choices=evaluation.BACKENDS, default='auto')
-    parser.add_argument('--out-json', metavar='FILE', help='write the figures as fractions')
+
+    against = parser.add_argument_group('comparison')
+    against.add_argument('--reference', metavar='NAME', help='a published result to compare with')
+    against.add_argument('--baseline', metavar='FILE', help='results of another detector')
+    against.add_argument(
+        '--resamples', type=int, default=1000, metavar='N', help='of the bootstrap'
+    )
+    against.add_argument('--seed', type=int, default=0, help='of the bootstrap')
+
+    output = parser.add_argument_group('output')
+    output.add_argument('--per-class', action='store_true', help='print the classes too')
+    output.add_argument('--label', default='measured', help="the results' name in tables")
+    output.add_argument('--out-json', metavar='FILE', help='everything, as fractions')
+    output.add_argument('--out-csv', metavar='FILE', help='figures by class')
+    output.add_argument('--out-md', metavar='FILE', help='a Markdown table')
+    output.add_argument('--report', metavar='DIR', help='a page with plots, index.html')
+    output.add_argument('--images', metavar='DIR', help="where the report's images are")
+
+    submit = parser.add_argument_group('submission to the test-dev server')
+    submit.add_argument('--submission', metavar='DIR', help='write the JSON and its zip')
+    submit.add_argument('--alg', metavar='NAME', help="the algorithm's name in the file names")
+    submit.add_argument('--check-submission', metavar='FILE', help='only check a JSON or zip')
+    submit.add_argument(
+        '--allow-missing', action='store_true', help='accept images without detections'
+    )
+
     model = parser.add_argument_group('inference')
     model.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE')
     model.add_argument('--work-dir', metavar='DIR', help='where logs and results go')
     model.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    # torchrun passes it to the processes it starts.
+    # Older versions of torch's launcher pass it to the processes they start.
     model.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
+    check_combination(args)
+    if args.split:
+        split = evaluation.find_split(args.split, args.data_root)
+        args.ann, args.images = str(split.ann_file), args.images or str(split.image_folder)
+    if args.check_submission:
+        check_submission(args)
+        return
     if args.config:
         files = run_inference(args)
         if files is None:
             return
         args.ann, args.results = map(str, files)
-    elif not (args.ann and args.results):
+    if args.submission:
+        write_submission(args)
+    else:
+        score(args)
+
+
+def check_combination(args: argparse.Namespace) -> None:
+    """Raise InputError where arguments are missing or exclude each other."""
+    if args.ann and args.split:
+        raise InputError('give either --ann FILE or --split NAME, not both')
+    if args.check_submission:
+        if not (args.ann or args.split):
+            raise InputError('--check-submission needs --ann image_info_test-dev2017.json')
+        return
+    if args.config:
+        if not args.checkpoint:
+            raise InputError('a config needs a checkpoint: tools/eval_coco.py CONFIG CHECKPOINT')
+        if args.results:
+            raise InputError('give either --results FILE or CONFIG CHECKPOINT, not both')
+    elif not (args.results and (args.ann or args.split)):
         raise InputError('nothing to score: give --ann FILE --results FILE, or CONFIG CHECKPOINT')
-
-    with ExitStack() as outputs:
-        # Outputs are opened first, so that an unwritable one costs no evaluation.
-        json_file = args.out_json and outputs.enter_context(replace_on_success(args.out_json))
-        truth = evaluation.load_ground_truth(args.ann)
-        detections = evaluation.load_detections(args.results, truth)
-        for note in truth.notes + detections.notes:
-            print(f'warning: {note}', file=sys.stderr)
-        scores = evaluation.figures(evaluation.evaluate(truth, detections, args.backend))
-        print_figures(scores)
-        if json_file:
-            write_json(json_file, scores)
+    if args.submission and not args.alg:
+        raise InputError('--submission needs --alg NAME: it is part of the file names')
+    if args.split == 'test-dev' and not args.submission:
+        raise InputError('test-dev is scored by its server: add --submission DIR --alg NAME')
+    if args.resamples < 1:
+        raise InputError(f'--resamples is {args.resamples}; it has to be at least 1')
 
 
-def run_inference(args: argparse.Namespace):
-    if not args.checkpoint:
-        raise InputError('a config needs a checkpoint: tools/eval_coco.py CONFIG CHECKPOINT')
-    if args.results:
-        raise InputError('give either --results FILE or CONFIG CHECKPOINT, not both')
+def run_inference(args: argparse.Namespace) -> tuple[Path, Path] | None:
     if args.local_rank is not None:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     from mmengine.config import DictAction
@@ -72,15 +118,113 @@ def run_inference(args: argparse.Namespace):
 
     parser = argparse.ArgumentParser()
     parser.add_argument('--cfg-options', nargs='*', action=DictAction)
-    options = parser.parse_args(['--cfg-options', *args.cfg_options]).cfg_options
     return detect(
         args.config,
         args.checkpoint,
-        cfg_options=options,
+        cfg_options=parser.parse_args(['--cfg-options', *args.cfg_options]).cfg_options,
         work_dir=args.work_dir,
         launcher=args.launcher,
         ann_file=args.ann,
+        image_folder=args.images,
     )
+
+
+def check_submission(args: argparse.Namespace) -> None:
+    truth = evaluation.load_ground_truth(args.ann, labels=False)
+    count = evaluation.check_submission(args.check_submission, truth, args.allow_missing)
+    print(f'{args.check_submission}: {count:,} detections, nothing the server would refuse')
+
+
+def write_submission(args: argparse.Namespace) -> None:
+    truth = evaluation.load_ground_truth(args.ann, labels=False)
+    files = evaluation.write_submission(
+        args.submission,
+        args.alg,
+        evaluation.read_json(args.results, 'results file'),
+        truth,
+        f'results file {args.results}',
+        args.allow_missing,
+    )
+    print(f'wrote {files[0]}\nupload {files[1]}')
+
+
+def score(args: argparse.Namespace) -> None:
+    reference = args.reference and evaluation.find_reference(args.reference)
+    with ExitStack() as outputs:
+        # Outputs are opened first, so that an unwritable one costs no evaluation.
+        targets = {
+            name: outputs.enter_context(replace_on_success(path))
+            for name, path in output_paths(args).items()
+        }
+        truth = evaluation.load_ground_truth(args.ann)
+        detections = evaluation.load_detections(args.results, truth)
+        notes = truth.notes + detections.notes
+        if args.split == 'minival' or (reference and reference.split == 'minival'):
+            notes += evaluation.minival_notes(truth)
+        if reference and reference.split != 'minival':
+            notes.append(f'{reference.name} is published for {reference.split}, a different split')
+        other = None
+        if args.baseline:
+            other = evaluation.load_detections(args.baseline, truth)
+            notes += other.notes
+        for note in notes:
+            print(f'warning: {note}', file=sys.stderr)
+
+        keep = other is not None or args.report is not None
+        result = evaluation.evaluate(truth, detections, args.backend, keep_matches=keep)
+        breakdown = evaluation.break_down(result, truth, detections)
+        tables.print_breakdown(breakdown, args.label, reference, args.per_class)
+        baseline = comparison = None
+        if other is not None:
+            baseline = evaluation.evaluate(truth, other, args.backend, keep_matches=True)
+            comparison = evaluation.compare(
+                result, baseline, truth, resamples=args.resamples, seed=args.seed
+            )
+            tables.print_comparison(comparison)
+
+        if 'json' in targets:
+            write_json(targets['json'], evaluation.as_json(breakdown, reference, comparison, notes))
+        if 'csv' in targets:
+            targets['csv'].write_text(tables.csv_text(breakdown), encoding='utf-8')
+        if 'md' in targets:
+            text = tables.markdown(breakdown, args.label, reference)
+            targets['md'].write_text(text, encoding='utf-8')
+        if 'report' in targets:
+            from lip_mmdet.visualization.report import ReportInput, write_report
+
+            write_report(
+                ReportInput(
+                    truth=truth,
+                    detections=detections,
+                    evaluation=result,
+                    breakdown=breakdown,
+                    label=args.label,
+                    notes=notes,
+                    reference=reference,
+                    comparison=comparison,
+                    baseline=baseline,
+                    image_folder=args.images,
+                ),
+                targets['report'],
+                Path(args.report),
+            )
+            print(f'report: {Path(args.report) / "index.html"}')
+
+
+def output_paths(args: argparse.Namespace) -> dict[str, Path]:
+    """Return the files to write, none of which may be one that is read."""
+    paths = {'json': args.out_json, 'csv': args.out_csv, 'md': args.out_md}
+    paths = {name: Path(path) for name, path in paths.items() if path}
+    if args.report:
+        paths['report'] = Path(args.report) / 'index.html'
+    inputs = [Path(path).resolve() for path in (args.ann, args.results, args.baseline) if path]
+    resolved = [path.resolve() for path in paths.values()]
+    for path in resolved:
+        if path in inputs:
+            raise InputError(f'{path} is read and cannot be written; name another output')
+        if resolved.count(path) > 1:
+            raise InputError(f'{path} is named for two outputs; name different files')
+    return paths
 
 
 if __name__ == '__main__':

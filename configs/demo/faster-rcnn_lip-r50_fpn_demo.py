@@ -4,7 +4,7 @@ _base_ = ['mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', '../_base_/lip_re
 
 data_root = 'work_dirs/demo/data/'
 classes = ('square', 'circle', 'triangle')
-epochs = 3
+epochs = 2
 
 model = dict(
     backbone=dict(type='LIPResNet', init_cfg=None, frozen_stages=-1, norm_eval=False),

@@ -11,13 +11,19 @@ import importlib.util
 import io
 import warnings
 from dataclasses import dataclass
-from typing import Any, Sequence
+from typing import Any, Iterator, Sequence
 
 import numpy as np
 
 from lip_mmdet.errors import InputError
+from lip_mmdet.evaluation.collector import collector_paused
 from lip_mmdet.evaluation.detections import Detections
 from lip_mmdet.evaluation.ground_truth import GroundTruth
+from lip_mmdet.evaluation.matches import (
+    CategoryMatches,
+    matches_from_faster_coco_eval,
+    matches_from_pycocotools,
+)
 
 BACKENDS = ('auto', 'faster-coco-eval', 'pycocotools')
 AREAS = ('all', 'small', 'medium', 'large')
@@ -35,10 +41,10 @@ class CocoEvaluation:
         recall_levels: 0 to 1 by 0.01, shape (R,).
         category_ids: sorted, shape (K,).
         image_ids: sorted, shape (I,).
-        max_detections: the limits 1, 10 and 100 per image.
+        max_detections: the limits 1, 10 and 100 per image and category.
         precision: interpolated precision, -1 where there is no ground truth, shape (T, R, K, A, M).
         recall: largest recall, -1 where there is no ground truth, shape (T, K, A, M).
-        coco_eval: the backend's own evaluator, for what needs the matches behind the arrays.
+        matches: which detection was matched to which object, by category, if asked for.
     """
 
     backend: str
@@ -49,7 +55,7 @@ class CocoEvaluation:
     max_detections: tuple[int, ...]
     precision: np.ndarray
     recall: np.ndarray
-    coco_eval: Any
+    matches: list[CategoryMatches] | None = None
 
 
 def choose_backend(name: str = 'auto') -> str:
@@ -85,48 +91,158 @@ def evaluate(
         detections: the results; their order decides between equal scores, as in pycocotools.
         backend: ``'auto'``, ``'faster-coco-eval'`` or ``'pycocotools'``.
         category_ids: evaluate these categories only; all of the annotations' by default.
-        keep_matches: keep what :func:`lip_mmdet.evaluation.matches.collect_matches` reads, at the
-            price of memory.
+        keep_matches: keep the matches behind the figures too.
 
     Raises:
         InputError: see :func:`choose_backend`.
     """
     backend = choose_backend(backend)
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        if backend == 'pycocotools':
-            from pycocotools.coco import COCO
-            from pycocotools.cocoeval import COCOeval
-
-            make_eval = COCOeval
-        else:
-            from faster_coco_eval import COCO, COCOeval_faster
-
-            def make_eval(truth, found, kind):
-                return COCOeval_faster(truth, found, kind, separate_eval=keep_matches)
-
-        coco_eval = make_eval(
-            _index(COCO, ground_truth, _truth_records(ground_truth)),
-            _index(COCO, ground_truth, _detection_records(detections)),
-            'bbox',
-        )
-        if category_ids is not None:
-            coco_eval.params.catIds = [int(category) for category in category_ids]
-        coco_eval.evaluate()
-        coco_eval.accumulate()
-
-    parameters = coco_eval.params
+    run = _run_pycocotools if backend == 'pycocotools' else _run_faster_coco_eval
+    if category_ids is None:
+        category_ids = ground_truth.category_ids
+    category_ids = np.unique(np.asarray(category_ids, dtype=np.int64))
+    with collector_paused(), _quiet():
+        parts = run(ground_truth, detections, category_ids, keep_matches)
+    parameters = parts[0][0].params
     return CocoEvaluation(
         backend=backend,
         iou_thresholds=np.array(parameters.iouThrs),
         recall_levels=np.array(parameters.recThrs),
-        category_ids=np.array(parameters.catIds, dtype=np.int64),
+        category_ids=category_ids,
         image_ids=ground_truth.image_ids,
         max_detections=tuple(parameters.maxDets),
-        precision=coco_eval.eval['precision'],
-        recall=coco_eval.eval['recall'],
-        coco_eval=coco_eval,
+        precision=np.concatenate([part.eval['precision'] for part, _ in parts], axis=2),
+        recall=np.concatenate([part.eval['recall'] for part, _ in parts], axis=1),
+        matches=[match for _, found in parts for match in found] if keep_matches else None,
     )
+
+
+def _run_pycocotools(
+    truth: GroundTruth, detections: Detections, category_ids: np.ndarray, keep_matches: bool
+) -> list[tuple[Any, list[CategoryMatches]]]:
+    from pycocotools.cocoeval import COCOeval
+
+    images = truth.image_ids.tolist()
+    categories = category_ids.tolist()
+    coco_eval = COCOeval(
+        _Records(images, categories, _truth_records(truth)),
+        _Records(images, categories, _detection_records(detections)),
+        'bbox',
+    )
+    coco_eval.evaluate()
+    coco_eval.accumulate()
+    matches = []
+    if keep_matches:
+        matches = matches_from_pycocotools(coco_eval.evalImgs, truth, categories)
+    return [(coco_eval, matches)]
+
+
+def _run_faster_coco_eval(
+    truth: GroundTruth, detections: Detections, category_ids: np.ndarray, keep_matches: bool
+) -> list[tuple[Any, list[CategoryMatches]]]:
+    """Evaluate category by category, each on the images where it occurs.
+
+    Most pairs of an image and a category are empty and change no figure; left to itself the library
+    visits all of them, which takes about as long as the others together.
+    """
+    from faster_coco_eval import COCOeval_faster
+
+    truth_records = _truth_records(truth)
+    detection_records = _detection_records(detections)
+    parts = []
+    for category, objects, found in _by_category(category_ids, truth, detections):
+        images = np.union1d(truth.image[objects], detections.image[found])
+        # Without any image the library has nothing to return the shape of.
+        image_ids = images.tolist() or truth.image_ids[:1].tolist()
+        coco_eval = COCOeval_faster(
+            _Records(image_ids, [category], [truth_records[row] for row in objects.tolist()]),
+            _Records(image_ids, [category], [detection_records[row] for row in found.tolist()]),
+            'bbox',
+            separate_eval=keep_matches,
+        )
+        probes = _second_hit_levels(truth, objects, coco_eval.params.areaRng)
+        levels = coco_eval.params.recThrs
+        coco_eval.params.recThrs = np.sort(np.concatenate([levels, probes]))
+        coco_eval.evaluate()
+        coco_eval.accumulate()
+        coco_eval.eval['precision'] = _rounded_as_pycocotools(coco_eval, levels, probes)
+        coco_eval.params.recThrs = levels
+        matches = []
+        if keep_matches:
+            states = [state.__getstate__() for state in coco_eval._evalImgs_cpp]
+            matches = [
+                matches_from_faster_coco_eval(states, image_ids, category, truth, detections, found)
+            ]
+            coco_eval._evalImgs_cpp = None
+        parts.append((coco_eval, matches))
+    return parts
+
+
+def _second_hit_levels(
+    truth: GroundTruth, objects: np.ndarray, area_ranges: Sequence[Sequence[float]]
+) -> np.ndarray:
+    """Return, for each area range, a recall that one hit does not reach and two do."""
+    areas = truth.areas[objects][~truth.crowd[objects]]
+    counts = [np.sum((areas >= low) & (areas <= high)) for low, high in area_ranges]
+    return 1.5 / np.maximum(counts, 1)
+
+
+def _rounded_as_pycocotools(coco_eval: Any, levels: np.ndarray, probes: np.ndarray) -> np.ndarray:
+    """Return the precision at ``levels``, equal to pycocotools' to the last bit.
+
+    pycocotools adds 2^-52 to the denominator of a precision. That changes a result in one case: the
+    first detection is right and the second is not, where it has 1 - 2^-52 and the C++ code has 1.
+    Precision at the second hit (``probes``, one for each area range) tells the case.
+    """
+    precision = coco_eval.eval['precision']
+    all_levels = coco_eval.params.recThrs
+    at_probe = precision[:, np.searchsorted(all_levels, probes)]  # (T, A, K, A, M)
+    at_probe = np.stack([at_probe[:, a, :, a] for a in range(len(probes))], axis=2)
+    precision = precision[:, np.searchsorted(all_levels, levels)]
+    once = (precision == 1) & (at_probe < 1)[:, None]
+    return np.where(once, 1 / (1 + np.spacing(1)), precision)
+
+
+def _by_category(
+    category_ids: np.ndarray, truth: GroundTruth, detections: Detections
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yield each category with its rows among objects and detections, in the files' order."""
+    sorted_rows = []
+    for category in (truth.category, detections.category):
+        order = np.argsort(category, kind='stable')
+        bounds = np.searchsorted(category[order], category_ids, side='left')
+        ends = np.searchsorted(category[order], category_ids, side='right')
+        sorted_rows.append((order, bounds, ends))
+    for position, category in enumerate(category_ids.tolist()):
+        objects, found = (
+            order[starts[position] : ends[position]] for order, starts, ends in sorted_rows
+        )
+        yield category, objects, found
+
+
+class _Records:
+    """What an evaluator asks of a ``COCO`` object, without building the index it never uses.
+
+    Evaluators sort annotations by image and category themselves, so all that counts is their order
+    within an image: the file's.
+    """
+
+    def __init__(self, image_ids: list[int], category_ids: list[int], records: list[dict]) -> None:
+        self.image_ids = image_ids
+        self.category_ids = category_ids
+        self.records = records
+
+    def getImgIds(self) -> list[int]:
+        return self.image_ids
+
+    def getCatIds(self) -> list[int]:
+        return self.category_ids
+
+    def getAnnIds(self, imgIds: Any = (), catIds: Any = ()) -> range:
+        return range(len(self.records))
+
+    def loadAnns(self, ids: range) -> list[dict]:
+        return self.records
 
 
 def _truth_records(truth: GroundTruth) -> list[dict]:
@@ -147,12 +263,9 @@ def _detection_records(detections: Detections) -> list[dict]:
     return detections.records
 
 
-def _index(coco_class: type, truth: GroundTruth, annotations: list[dict]) -> Any:
-    coco = coco_class()
-    coco.dataset = {
-        'images': [{'id': image} for image in truth.image_ids.tolist()],
-        'categories': [{'id': category} for category in truth.category_ids.tolist()],
-        'annotations': annotations,
-    }
-    coco.createIndex()
-    return coco
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the backends' progress lines and warnings from the user."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        yield

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 from lip_mmdet.errors import InputError
+from lip_mmdet.evaluation.collector import collector_paused
 
 # What people hand over instead of JSON, by the first bytes.
 _FOREIGN = (
@@ -41,38 +40,30 @@ def read_json(path: str | os.PathLike, role: str) -> Any:
         raise InputError(f'{role} {path} cannot be read: {error.strerror}') from None
     except MemoryError:
         raise InputError(f'{role} {path} does not fit in memory') from None
+    return parse_json(content, f'{role} {path}')
 
+
+def parse_json(content: bytes, source: str) -> Any:
+    """Return the content of JSON text; ``source`` starts the messages. See :func:`read_json`."""
     if not content.strip():
-        raise InputError(f'{role} {path} is empty')
+        raise InputError(f'{source} is empty')
     for magic, explanation in _FOREIGN:
         if content.startswith(magic):
-            raise InputError(f'{role} {path} is not JSON: {explanation}')
+            raise InputError(f'{source} is not JSON: {explanation}')
     try:
-        with _collector_paused():
+        with collector_paused():
             return json.loads(content)
     except json.JSONDecodeError as error:
         truncated = error.pos >= len(error.doc.rstrip()) - 1 or 'Unterminated' in error.msg
         reason = 'it ends in the middle, so it is probably truncated' if truncated else error.msg
         raise InputError(
-            f'{role} {path} is not valid JSON, line {error.lineno} column {error.colno}: {reason}'
+            f'{source} is not valid JSON, line {error.lineno} column {error.colno}: {reason}'
         ) from None
     except UnicodeDecodeError:
-        raise InputError(f'{role} {path} is not JSON: it is not a text file') from None
+        raise InputError(f'{source} is not JSON: it is not a text file') from None
     except RecursionError:
-        raise InputError(f'{role} {path} is nested too deeply to be a COCO file') from None
+        raise InputError(f'{source} is nested too deeply to be a COCO file') from None
     except MemoryError:
-        raise InputError(f'{role} {path} does not fit in memory') from None
+        raise InputError(f'{source} does not fit in memory') from None
     except ValueError as error:  # an integer of thousands of digits
-        raise InputError(f'{role} {path} cannot be parsed: {error}') from None
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Spare the cyclic garbage collector: half a million new dicts, none of them garbage."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+        raise InputError(f'{source} cannot be parsed: {error}') from None

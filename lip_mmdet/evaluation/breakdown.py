@@ -1,0 +1,101 @@
+"""The figures behind the figures: per class, per IoU threshold, and how much was counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lip_mmdet.evaluation.backends import AREAS, CocoEvaluation
+from lip_mmdet.evaluation.detections import Detections
+from lip_mmdet.evaluation.figures import figures, mean_where_defined
+from lip_mmdet.evaluation.ground_truth import GroundTruth
+
+# Square pixels, both ends included, as in COCO's definition: an area of 1024 is small and medium.
+AREA_RANGES = {
+    'all': (0, 1e5**2),
+    'small': (0, 32**2),
+    'medium': (32**2, 96**2),
+    'large': (96**2, 1e5**2),
+}
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """One evaluation in numbers; fractions, None where there is no ground truth.
+
+    Attributes:
+        backend: the library that computed it.
+        figures: the twelve COCO figures.
+        per_class: for each category its id, name, figures, and numbers of objects and detections.
+        per_iou: for each IoU threshold AP and AR (at 100 detections).
+        counts: numbers of images, and of objects, crowds and detections by area.
+    """
+
+    backend: str
+    figures: dict[str, float | None]
+    per_class: list[dict[str, Any]]
+    per_iou: list[dict[str, float | None]]
+    counts: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the content of ``--out-json``: the figures at the top, the rest below."""
+        return {
+            **self.figures,
+            'per_iou': self.per_iou,
+            'per_class': self.per_class,
+            'counts': self.counts,
+            'backend': self.backend,
+        }
+
+
+def break_down(
+    evaluation: CocoEvaluation, ground_truth: GroundTruth, detections: Detections
+) -> Breakdown:
+    """Derive every reported number from an evaluation of ``detections``."""
+    return Breakdown(
+        backend=evaluation.backend,
+        figures=figures(evaluation),
+        per_class=[
+            {
+                'id': category,
+                'name': ground_truth.category_names[category],
+                **figures(evaluation, position),
+                'objects': int(np.sum((ground_truth.category == category) & ~ground_truth.crowd)),
+                'detections': int(np.sum(detections.category == category)),
+            }
+            for position, category in enumerate(evaluation.category_ids.tolist())
+        ],
+        per_iou=[
+            {
+                'IoU': round(float(threshold), 2),
+                'AP': mean_where_defined(evaluation.precision[number, :, :, 0, -1]),
+                'AR': mean_where_defined(evaluation.recall[number, :, 0, -1]),
+            }
+            for number, threshold in enumerate(evaluation.iou_thresholds)
+        ],
+        counts=_counts(evaluation, ground_truth, detections),
+    )
+
+
+def _counts(
+    evaluation: CocoEvaluation, truth: GroundTruth, detections: Detections
+) -> dict[str, Any]:
+    counted = np.isin(truth.category, evaluation.category_ids)
+    found = np.isin(detections.category, evaluation.category_ids)
+    detection_areas = detections.boxes[found, 2] * detections.boxes[found, 3]
+    return {
+        'images': len(truth.image_ids),
+        'categories': len(evaluation.category_ids),
+        'objects': _by_area(truth.areas[counted & ~truth.crowd]),
+        'crowds': _by_area(truth.areas[counted & truth.crowd]),
+        'detections': _by_area(detection_areas),
+    }
+
+
+def _by_area(areas: np.ndarray) -> dict[str, int]:
+    return {
+        name: int(np.sum((areas >= AREA_RANGES[name][0]) & (areas <= AREA_RANGES[name][1])))
+        for name in AREAS
+    }

@@ -1,0 +1,398 @@
+"""An evaluation as one HTML page that opens without a network, and its plots as PNG files."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from lip_mmdet.evaluation import (
+    AP_FIGURES,
+    AR_FIGURES,
+    Breakdown,
+    CocoEvaluation,
+    Comparison,
+    Detections,
+    GroundTruth,
+    Reference,
+    image_ap,
+)
+from lip_mmdet.evaluation.error_types import ERROR_TYPES, ErrorBreakdown, break_down_errors
+from lip_mmdet.evaluation.references import differences
+from lip_mmdet.evaluation.tables import interval, percent
+from lip_mmdet.files import replace_on_success
+from lip_mmdet.visualization import curves
+from lip_mmdet.visualization.boxes import draw_boxes
+from lip_mmdet.visualization.report_style import STYLE
+
+_ERROR_MEANINGS = {
+    'classification': 'IoU 0.5 or more with an object of another class',
+    'localization': 'right class, IoU from 0.1 to 0.5',
+    'both': 'wrong class and IoU from 0.1 to 0.5',
+    'duplicate': 'the object was found by a better detection',
+    'background': 'IoU below 0.1 with every object',
+    'missed': 'found by no detection, nor one wrong in class or box only',
+}
+
+
+@dataclass(frozen=True)
+class ReportInput:
+    """What a report shows.
+
+    Attributes:
+        truth, detections: what was evaluated.
+        evaluation: with its matches.
+        breakdown: of the evaluation.
+        label: the detector's name.
+        notes: warnings to show.
+        reference: a published row to compare with.
+        comparison, baseline: the baseline's, together or not at all.
+        image_folder: where the annotations' file names are; worst images need them.
+        worst: how many images to show.
+        min_score: detections below it are left out of the images.
+    """
+
+    truth: GroundTruth
+    detections: Detections
+    evaluation: CocoEvaluation
+    breakdown: Breakdown
+    label: str = 'measured'
+    notes: list[str] = field(default_factory=list)
+    reference: Reference | None = None
+    comparison: Comparison | None = None
+    baseline: CocoEvaluation | None = None
+    image_folder: str | None = None
+    worst: int = 6
+    min_score: float = 0.3
+
+
+def write_report(content: ReportInput, page: Path, folder: Path) -> None:
+    """Write a report.
+
+    Args:
+        content: what to show.
+        page: file to write the HTML to.
+        folder: where the PNG files go.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    errors = break_down_errors(content.evaluation, content.truth, content.detections)
+    pictures = {
+        name: _png(figure) for name, figure in _plots(content, errors).items() if figure is not None
+    }
+    worst = _worst_images(content, errors)
+    for name, png in {**pictures, **{name: image['png'] for name, image in worst.items()}}.items():
+        with replace_on_success(folder / f'{name}.png') as file:
+            file.write_bytes(png)
+    page.write_text(_page(content, errors, pictures, worst), encoding='utf-8')
+
+
+def _plots(content: ReportInput, errors: ErrorBreakdown) -> dict[str, Figure | None]:
+    return {
+        'precision_recall_by_iou': curves.precision_recall_by_iou(content.evaluation),
+        'precision_recall_by_area': curves.precision_recall_by_area(content.evaluation),
+        'ap_over_iou': curves.ap_over_iou(content.evaluation, content.label, content.baseline),
+        'ap_by_area': curves.ap_by_area(
+            content.breakdown, content.label, content.reference, content.comparison
+        ),
+        'errors': curves.errors(errors),
+        'ap_per_class': curves.ap_per_class(content.breakdown, content.label, content.comparison),
+    }
+
+
+def _worst_images(content: ReportInput, errors: ErrorBreakdown) -> dict[str, dict]:
+    """Draw the images with the lowest AP, of those whose files are there."""
+    if content.image_folder is None:
+        return {}
+    truth = content.truth
+    ap = image_ap(content.evaluation)
+    result = {}
+    # Of equally bad images those with more objects first. NaN, no ground truth, comes last.
+    objects = np.bincount(
+        np.searchsorted(truth.image_ids, truth.image), minlength=len(truth.image_ids)
+    )
+    for position in np.lexsort((-objects, ap)).tolist():
+        image_id = int(truth.image_ids[position])
+        name = truth.file_names[image_id]
+        path = Path(content.image_folder) / name
+        if np.isnan(ap[position]) or len(result) == content.worst:
+            break
+        if not (name and path.is_file()):
+            continue
+        boxes, kinds, labels = _boxes_of(image_id, content, errors)
+        result[f'worst_{len(result) + 1}'] = {
+            'file_name': name,
+            'ap': float(ap[position]),
+            'png': _png(draw_boxes(imread(path), boxes, kinds, labels), dpi=110),
+            'missed': kinds.count('missed'),
+            'errors': kinds.count('error'),
+            'hits': kinds.count('hit'),
+        }
+    return result
+
+
+def _boxes_of(
+    image_id: int, content: ReportInput, errors: ErrorBreakdown
+) -> tuple[np.ndarray, list[str], list[str]]:
+    """Return an image's boxes, their kinds and their labels, ground truth first."""
+    truth, detections = content.truth, content.detections
+    objects = np.flatnonzero((truth.image == image_id) & ~truth.crowd)
+    shown = (detections.image == image_id) & (detections.scores >= content.min_score)
+    rows = [row for row in np.flatnonzero(shown).tolist() if row in errors.kinds]
+    matched = set()
+    for match in content.evaluation.matches:
+        matched.update(match.truth_ids[0, 0][match.scores >= content.min_score].tolist())
+    kinds = ['found' if i in matched else 'missed' for i in truth.ids[objects].tolist()]
+    labels = [
+        truth.category_names[category] if kind == 'missed' else ''
+        for category, kind in zip(truth.category[objects].tolist(), kinds)
+    ]
+    for row in rows:
+        kind = errors.kinds[row]
+        kinds.append('hit' if kind == 'hit' else 'error')
+        name = truth.category_names[int(detections.category[row])]
+        labels.append('' if kind == 'hit' else f'{name} {detections.scores[row]:.2f}, {kind}')
+    return np.concatenate([truth.boxes[objects], detections.boxes[rows]]), kinds, labels
+
+
+def _png(figure: Figure, dpi: int = 160) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format='png', dpi=dpi)
+    return buffer.getvalue()
+
+
+def _page(
+    content: ReportInput,
+    errors: ErrorBreakdown,
+    pictures: dict[str, bytes],
+    worst: dict[str, dict],
+) -> str:
+    counts = content.breakdown.counts
+    summary = (
+        f'{counts["images"]:,} images, {counts["objects"]["all"]:,} objects, '
+        f'{counts["detections"]["all"]:,} detections, {counts["categories"]} classes'
+    )
+    notes = ''.join(f'<p class="note">{escape(note)}</p>' for note in content.notes)
+    sections = [
+        _section('Figures', _figures_table(content) + _recall_table(content)),
+        _section('Where precision is lost', _plots_grid(pictures, content)),
+        _section('What goes wrong', _errors_section(errors, pictures)),
+        _section('Classes', _classes_section(content, pictures)),
+    ]
+    if content.comparison is not None:
+        sections.insert(1, _section('Against the baseline', _comparison_section(content)))
+    if worst:
+        sections.append(_section('Worst images', _worst_section(content, worst)))
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<title>{escape(content.label)}: COCO evaluation</title><style>{STYLE}</style></head>'
+        f'<body><header><p class="kicker">COCO evaluation</p><h1>{escape(content.label)}</h1>'
+        f'<p class="summary">{escape(summary)}</p></header><main>{notes}{_cards(content)}'
+        f'{"".join(sections)}</main>'
+        f'<footer>Boxes, COCO limits (1, 10, 100 detections), computed with '
+        f'{escape(content.breakdown.backend)}.</footer></body></html>\n'
+    )
+
+
+def _section(title: str, body: str) -> str:
+    return f'<section><h2>{title}</h2>{body}</section>'
+
+
+def _cards(content: ReportInput) -> str:
+    """Return the six AP figures in large, each with its difference to the baseline or reference."""
+    gaps, against = {}, ''
+    if content.comparison is not None:
+        gaps = {name: row['difference'] for name, row in content.comparison.figures.items()}
+        against = 'baseline'
+    elif content.reference is not None:
+        gaps = differences(content.breakdown.figures, content.reference.figures)
+        against = content.reference.name
+    cards = []
+    for name in AP_FIGURES:
+        gap = gaps.get(name)
+        below = ''
+        if gap is not None:
+            direction = 'up' if gap > 0 else 'down' if gap < 0 else ''
+            below = f'<span class="gap {direction}">{percent(gap, signed=True)}</span>'
+        value = percent(content.breakdown.figures[name])
+        cards.append(
+            f'<div class="card"><span class="name">{name}</span>'
+            f'<span class="value">{value}</span>{below}</div>'
+        )
+    caption = f'<p class="caption">percent; below, points against {escape(against)}</p>'
+    return f'<div class="cards">{"".join(cards)}</div>{caption if against else ""}'
+
+
+def _figures_table(content: ReportInput) -> str:
+    figures = content.breakdown.figures
+    rows = [(content.label, [percent(figures[name]) for name in AP_FIGURES])]
+    if content.comparison is not None:
+        compared = content.comparison.figures
+        rows += [
+            ('baseline', [percent(compared[name]['baseline']) for name in AP_FIGURES]),
+            (
+                'over baseline',
+                [percent(compared[name]['difference'], signed=True) for name in AP_FIGURES],
+            ),
+            *(
+                (
+                    f'{100 * content.comparison.confidence:.0f} % {word}',
+                    [percent(compared[name][end], signed=True) for name in AP_FIGURES],
+                )
+                for word, end in (('from', 'low'), ('to', 'high'))
+            ),
+        ]
+    caption = ''
+    if content.reference is not None:
+        reference = content.reference
+        gaps = differences(figures, reference.figures)
+        rows += [
+            (
+                f'{reference.name} ({reference.split})',
+                [percent(reference.figures.get(name)) for name in AP_FIGURES],
+            ),
+            ('over published', [percent(gaps[name], signed=True) for name in AP_FIGURES]),
+        ]
+        caption = f'<p class="caption">{escape(reference.title)}: {escape(reference.source)}.</p>'
+    return _table(['percent', *AP_FIGURES], rows) + caption
+
+
+def _recall_table(content: ReportInput) -> str:
+    figures = content.breakdown.figures
+    return _table(
+        ['percent', *AR_FIGURES], [(content.label, [percent(figures[name]) for name in AR_FIGURES])]
+    )
+
+
+def _comparison_section(content: ReportInput) -> str:
+    comparison = content.comparison
+    caption = (
+        f'<p class="caption">Points of AP; {100 * comparison.confidence:.0f} % intervals from '
+        f'{comparison.resamples} paired bootstrap resamples of the images. An interval without 0 '
+        'says that other images of the same kind would show a difference too.</p>'
+    )
+    columns = ['percent', 'AP', 'baseline', 'difference']
+    classes = _table(
+        ['class', *columns[1:], 'interval'],
+        [
+            (row['name'], [*_compared(row), interval(row)])
+            for row in comparison.per_class[:10]
+            if row['difference'] is not None
+        ],
+    )
+    images = _table(
+        ['image alone', *columns[1:]],
+        [(row['file_name'] or str(row['id']), _compared(row)) for row in comparison.per_image[:10]],
+    )
+    return (
+        f'{caption}<div class="pair"><div><h3>Classes that differ most</h3>{classes}</div>'
+        f'<div><h3>Images that differ most</h3>{images}</div></div>'
+    )
+
+
+def _compared(row: dict) -> list[str]:
+    return [
+        percent(row['measured']),
+        percent(row['baseline']),
+        percent(row['difference'], signed=True),
+    ]
+
+
+def _plots_grid(pictures: dict[str, bytes], content: ReportInput) -> str:
+    captions = {
+        'precision_recall_by_iou': 'Precision and recall by IoU threshold, mean over classes',
+        'precision_recall_by_area': 'Precision and recall at IoU 0.5 by area of the object',
+        'ap_over_iou': 'AP over the IoU threshold: how well boxes fit',
+        'ap_by_area': 'AP by area: small is below 32², large above 96² pixels',
+    }
+    figures = ''.join(
+        _figure(pictures[name], caption) for name, caption in captions.items() if name in pictures
+    )
+    return f'<div class="grid">{figures}</div>'
+
+
+def _errors_section(errors: ErrorBreakdown, pictures: dict[str, bytes]) -> str:
+    rows = ''.join(
+        f'<tr><th>{name}<small>{_ERROR_MEANINGS[name]}</small></th>'
+        f'<td>{errors.counts[name]:,}</td><td>{percent(errors.gains[name], signed=True)}</td></tr>'
+        for name in ERROR_TYPES
+    )
+    table = (
+        '<div class="scroll"><table><thead><tr><th>error</th><th>number</th><th>AP50 if corrected'
+        f'</th></tr></thead><tbody>{rows}</tbody></table></div>'
+    )
+    caption = (
+        '<p class="caption">All detections count here, as they do in AP, whatever their score.</p>'
+    )
+    return (
+        f'<div class="pair">{_figure(pictures["errors"], "AP50 lost to each type of error")}'
+        f'<div>{table}{caption}</div></div>'
+    )
+
+
+def _classes_section(content: ReportInput, pictures: dict[str, bytes]) -> str:
+    names = [*AP_FIGURES, 'AR100']
+    rows = [
+        (
+            row['name'],
+            [
+                *(percent(row[name]) for name in names),
+                f'{row["objects"]:,}',
+                f'{row["detections"]:,}',
+            ],
+        )
+        for row in content.breakdown.per_class
+    ]
+    table = _table(['class', *names, 'objects', 'detections'], rows)
+    if len(rows) > 12:
+        table = f'<details><summary>All {len(rows)} classes as a table</summary>{table}</details>'
+    plot = ''
+    if 'ap_per_class' in pictures:
+        plot = _figure(pictures['ap_per_class'], 'AP of each class with ground truth')
+    return f'<div class="narrow">{plot}</div>{table}'
+
+
+def _worst_section(content: ReportInput, worst: dict[str, dict]) -> str:
+    figures = ''.join(
+        _figure(
+            image['png'],
+            f'{image["file_name"]}: AP {percent(image["ap"])}, {image["hits"]} hits, '
+            f'{image["errors"]} false alarms, {image["missed"]} not found',
+        )
+        for image in worst.values()
+    )
+    legend = (
+        '<p class="legend"><span class="truth">object</span>'
+        '<span class="truth dashed">object not found</span><span class="hit">hit</span>'
+        f'<span class="error">false alarm</span> at IoU 0.5, score {content.min_score:g} and up</p>'
+    )
+    return f'{legend}<div class="grid">{figures}</div>'
+
+
+def _figure(png: bytes, caption: str) -> str:
+    data = base64.b64encode(png).decode('ascii')
+    text = escape(caption)
+    return (
+        f'<figure><img src="data:image/png;base64,{data}" alt="{text}">'
+        f'<figcaption>{text}</figcaption></figure>'
+    )
+
+
+def _table(columns: list[str], rows: list[tuple[str, list[str]]]) -> str:
+    head = ''.join(f'<th>{escape(column)}</th>' for column in columns)
+    body = ''.join(
+        f'<tr><th>{escape(label)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>'
+        for label, cells in rows
+    )
+    return (
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f'<tbody>{body}</tbody></table></div>'
+    )
