@@ -41,6 +41,9 @@ def detect(
     Raises:
         InputError: the config or the checkpoint is missing or unusable.
     """
+    config_path = Path(config_path)
+    if not config_path.is_file():
+        raise InputError(f'config {config_path} does not exist; check the path')
     importlib.import_module('lip_mmdet.plugin')
     from mmengine.config import Config
     from mmengine.dist import is_main_process
@@ -48,9 +51,6 @@ def detect(
 
     from lip_mmdet.engine.checkpoints import check_checkpoint
 
-    config_path = Path(config_path)
-    if not config_path.is_file():
-        raise InputError(f'config {config_path} does not exist; check the path')
     check_checkpoint(checkpoint)
     config = Config.fromfile(config_path)
     if cfg_options:
