@@ -39,7 +39,7 @@ def detect(
         The annotation file and the results file, or None in every process but the first.
 
     Raises:
-        InputError: the config or the checkpoint is missing or unusable.
+        InputError: the config, its test data or the checkpoint is missing or unusable.
     """
     config_path = Path(config_path)
     if not config_path.is_file():
@@ -50,6 +50,7 @@ def detect(
     from mmengine.runner import Runner
 
     from lip_mmdet.engine.checkpoints import check_checkpoint
+    from lip_mmdet.engine.config_checks import check_dataset
 
     check_checkpoint(checkpoint)
     config = Config.fromfile(config_path)
@@ -60,6 +61,7 @@ def detect(
     if ann_file is not None:
         _replace_data(dataset, ann_file, image_folder)
     ann_file = _ann_file(config, dataset)
+    check_dataset(config, 'test_dataloader')
     prefix = work_dir / f'{Path(checkpoint).stem}_{ann_file.stem}'
 
     config.launcher = launcher
