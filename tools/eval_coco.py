@@ -106,6 +106,8 @@ def check_combination(args: argparse.Namespace) -> None:
         raise InputError('--submission needs --alg NAME: it is part of the file names')
     if args.split == 'test-dev' and not args.submission:
         raise InputError('test-dev is scored by its server: add --submission DIR --alg NAME')
+    if args.images and not Path(args.images).is_dir():
+        raise InputError(f'--images {args.images} is not a folder; name the one with the images')
     if args.resamples < 1:
         raise InputError(f'--resamples is {args.resamples}; it has to be at least 1')
 

@@ -39,18 +39,19 @@ def detect(
         The annotation file and the results file, or None in every process but the first.
 
     Raises:
-        InputError: the config or the checkpoint is missing or unusable.
+        InputError: the config, its test data or the checkpoint is missing or unusable.
     """
+    config_path = Path(config_path)
+    if not config_path.is_file():
+        raise InputError(f'config {config_path} does not exist; check the path')
     importlib.import_module('lip_mmdet.plugin')
     from mmengine.config import Config
     from mmengine.dist import is_main_process
     from mmengine.runner import Runner
 
     from lip_mmdet.engine.checkpoints import check_checkpoint
+    from lip_mmdet.engine.config_checks import check_dataset
 
-    config_path = Path(config_path)
-    if not config_path.is_file():
-        raise InputError(f'config {config_path} does not exist; check the path')
     check_checkpoint(checkpoint)
     config = Config.fromfile(config_path)
     if cfg_options:
@@ -60,6 +61,7 @@ def detect(
     if ann_file is not None:
         _replace_data(dataset, ann_file, image_folder)
     ann_file = _ann_file(config, dataset)
+    check_dataset(config, 'test_dataloader')
     prefix = work_dir / f'{Path(checkpoint).stem}_{ann_file.stem}'
 
     config.launcher = launcher

@@ -124,13 +124,15 @@ def _worst_images(content: ReportInput, errors: ErrorBreakdown) -> dict[str, dic
         path = Path(content.image_folder) / name
         if np.isnan(ap[position]) or len(result) == content.worst:
             break
-        if not (name and path.is_file()):
+        try:
+            pixels = imread(path)
+        except (OSError, ValueError):  # not there, or not an image
             continue
         boxes, kinds, labels = _boxes_of(image_id, content, errors)
         result[f'worst_{len(result) + 1}'] = {
             'file_name': name,
             'ap': float(ap[position]),
-            'png': _png(draw_boxes(imread(path), boxes, kinds, labels), dpi=110),
+            'png': _png(draw_boxes(pixels, boxes, kinds, labels), dpi=110),
             'missed': kinds.count('missed'),
             'errors': kinds.count('error'),
             'hits': kinds.count('hit'),

@@ -241,6 +241,8 @@ def test_arguments_that_make_no_sense_are_refused(monkeypatch, capsys, tmp_path)
         (('--split', 'test-dev', '--results', 'r.json'), 'scored by its server'),
         (('--ann', 'a', '--results', 'r', '--submission', 'd'), '--alg'),
         (('--ann', 'a', '--results', 'r', '--reference', 'yolo'), 'sge-resnet-50'),
+        (('--ann', 'a', '--results', 'r', '--images', tmp_path / 'no'), 'is not a folder'),
+        (('--ann', 'a', '--results', 'r', '--resamples', '0'), 'at least 1'),
         (('--check-submission', 'r.zip'), 'image_info'),
     ):
         status, err = run_in_process(monkeypatch, capsys, *arguments)
