@@ -1,10 +1,10 @@
 # make demo   train and score a LIP detector on generated images
 # make test   run the tests
-# Both set the environment up on first use. PYTHON picks the interpreter, TORCH the build of torch:
+# Both set the environment up on first use. PYTHON picks the interpreter; TORCH the build of torch,
+# which later calls keep:
 #   make demo TORCH='torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu'
 
 PYTHON ?= python3
-TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -21,7 +21,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 
 setup:
-	@$(PYTHON) tools/bootstrap.py $(VENV) --torch '$(TORCH)'
+	@$(PYTHON) tools/bootstrap.py $(VENV) $(if $(TORCH),--torch '$(TORCH)')
 
 clean:
 	rm -rf $(VENV) work_dirs build dist *.egg-info

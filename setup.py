@@ -48,6 +48,7 @@ setup(
         'mmcv>=2.0.0rc4,<2.2.0',
         'mmengine>=0.7.1,<1.0.0',
         'mmdet>=3.0.0,<3.4.0',
+        'packaging',
         'pycocotools',
         'rich',
         'matplotlib',

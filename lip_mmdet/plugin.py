@@ -12,8 +12,10 @@ from lip_mmdet.dependencies import require
 require('torch', 'mmcv', 'mmengine', 'mmdet')
 
 from lip_mmdet import backbones, layers  # noqa: E402
+from lip_mmdet.engine import launch  # noqa: E402
 from lip_mmdet.engine.checkpoints import allow_runner_checkpoints  # noqa: E402
+from lip_mmdet.evaluation import coco_metric  # noqa: E402
 
 allow_runner_checkpoints()
 
-__all__ = ['backbones', 'layers']
+__all__ = ['backbones', 'coco_metric', 'launch', 'layers']

@@ -71,13 +71,31 @@ def test_getattr_reaches_nothing_but_statistics(tmp_path, owner, name):
         torch.load(path)
 
 
+@needs_weights_only
+def test_a_log_cannot_change_what_other_logs_compute(tmp_path, monkeypatch):
+    """MMEngine restores its table of statistics from any log that it loads."""
+    log = HistoryBuffer([1.0, 3.0], [1, 1])
+    state = log.__getstate__()
+    state['statistics_methods'] = {'mean': HistoryBuffer.max}
+    path = tmp_path / 'swapped.pth'
+    with monkeypatch.context() as patched:
+        patched.setattr(HistoryBuffer, '__getstate__', lambda self: state)
+        torch.save(dict(state_dict={}, log=log), path)
+    check_checkpoint(path)
+    loaded = torch.load(path)['log']
+    assert type(loaded) is HistoryBuffer
+    assert loaded.statistics('mean') == 2
+    assert log.statistics('mean') == 2
+
+
 @pytest.mark.parametrize('zipped', [True, False])
 def test_missing_cut_and_foreign_files_say_so(tmp_path, zipped):
     whole = tmp_path / 'whole.pth'
     torch.save(dict(a=torch.zeros(1000)), whole, _use_new_zipfile_serialization=zipped)
     check_checkpoint(whole)
     content = whole.read_bytes()
-    for name, broken in (('cut', content[:-700]), ('empty', b''), ('text', b'hello ' * 99)):
+    cuts = {f'cut{at}': content[:at] for at in range(1, len(content) - 300, 409)}
+    for name, broken in {**cuts, 'empty': b'', 'text': b'hello ' * 99}.items():
         path = tmp_path / f'{name}.pth'
         path.write_bytes(broken)
         with pytest.raises(InputError, match=f'{name}.pth is not a whole PyTorch checkpoint'):

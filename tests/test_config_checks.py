@@ -3,7 +3,9 @@
 import json
 
 import pytest
+from mmdet.datasets import CocoDataset
 from mmengine.config import Config
+from mmengine.hub import get_config
 
 from lip_mmdet.demo.shapes import make_shapes_dataset
 from lip_mmdet.engine.config_checks import check_dataset
@@ -17,6 +19,16 @@ def data(tmp_path_factory):
     (folder / 'cut.json').write_text((folder / 'train.json').read_text()[:-40])
     (folder / 'results.json').write_text(json.dumps([dict(image_id=1)]))
     (folder / 'labels.json').write_text(json.dumps(dict(images=[], labels=[])))
+    sound = json.loads((folder / 'train.json').read_text())
+    broken = {
+        'unsized': dict(images=[dict(id=1, file_name='a'), dict(id=2, file_name='b')]),
+        'boxless': dict(annotations=[dict(id=1, image_id=1, category_id=1)]),
+        'unlabelled': dict(annotations=None),
+        'words': dict(categories=['square', 'circle', 'triangle']),
+    }
+    for name, change in broken.items():
+        content = {k: v for k, v in {**sound, **change}.items() if v is not None}
+        (folder / f'{name}.json').write_text(json.dumps(content))
     return folder
 
 
@@ -46,6 +58,32 @@ def test_a_sound_config_passes(data, wrapped):
     check_dataset(config(data, wrapped), 'val_dataloader')  # has none
 
 
+@pytest.mark.parametrize(
+    'name',
+    [
+        'htc/htc_r50_fpn_1x_coco.py',
+        'panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py',
+        'glip/glip_atss_swin-t_a_fpn_dyhead_16xb2_ms-2x_funtune_coco.py',
+        'cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py',
+        'retinanet/retinanet_r50_fpn_1x_coco.py',
+    ],
+)
+def test_mmdetections_own_configs_agree_with_themselves(monkeypatch, tmp_path, name):
+    """Their heads, whatever else they count, have the 80 classes of COCO."""
+    config = get_config(f'mmdet::{name}')
+    categories = [dict(id=i, name=c) for i, c in enumerate(CocoDataset.METAINFO['classes'])]
+    content = dict(images=[], annotations=[], categories=categories)
+    content['images'] = [dict(id=1, file_name='a.jpg', width=9, height=9)]
+    monkeypatch.chdir(tmp_path)
+    annotations = tmp_path / 'data/coco/annotations'
+    annotations.mkdir(parents=True)
+    for split in ('train2017', 'val2017'):
+        (tmp_path / 'data/coco' / split).mkdir()
+        (annotations / f'instances_{split}.json').write_text(json.dumps(content))
+    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        check_dataset(config, loader)
+
+
 @pytest.mark.parametrize('wrapped', [False, True])
 @pytest.mark.parametrize(
     ('change', 'message'),
@@ -53,9 +91,13 @@ def test_a_sound_config_passes(data, wrapped):
         (dict(data_root='nowhere'), 'no dataset folder nowhere'),
         (dict(ann_file='nowhere.json'), 'no annotation file .*nowhere.json'),
         (dict(data_prefix=dict(img='nowhere')), 'no image folder .*nowhere'),
-        (dict(ann_file='cut.json'), 'cut.json is not whole JSON'),
-        (dict(ann_file='results.json'), 'results.json is not in COCO format'),
-        (dict(ann_file='labels.json'), 'labels.json is not in COCO format'),
+        (dict(ann_file='cut.json'), 'cut.json'),
+        (dict(ann_file='results.json'), 'results.json'),
+        (dict(ann_file='labels.json'), 'labels.json'),
+        (dict(ann_file='unsized.json'), 'unsized.json: MMDetection needs width and height'),
+        (dict(ann_file='boxless.json'), 'boxless.json.* bbox'),
+        (dict(ann_file='unlabelled.json'), 'unlabelled.json.* annotations'),
+        (dict(ann_file='words.json'), 'words.json'),
         (dict(metainfo=dict(classes=('square', 'ring', 'triangle'))), "no category 'ring'; it has"),
         (
             dict(metainfo=dict(classes=('square',))),

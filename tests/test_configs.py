@@ -7,7 +7,7 @@ import mmcv
 import numpy as np
 import pytest
 import torch
-from mmdet.registry import MODELS, TRANSFORMS
+from mmdet.registry import DATASETS, MODELS, TRANSFORMS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
@@ -16,6 +16,8 @@ from mmengine.structures import InstanceData
 
 import lip_mmdet.plugin  # noqa: F401
 from lip_mmdet import config_path
+from lip_mmdet.demo.shapes import CLASSES, make_shapes_dataset
+from lip_mmdet.engine.config_checks import check_dataset
 
 ROOT = Path(config_path())
 # LIP-DenseNet, DenseNet and SGE are test_relatives_configs.py's.
@@ -24,7 +26,8 @@ CONFIGS = sorted(
     for path in ROOT.glob('[!_]*/*.py')
     if 'd121' not in path.name and 'sge' not in path.name
 )
-FINISHED_SCHEDULES = {'1x': (12, [8, 11]), '2x': (24, [16, 22]), '3x': (12, [9, 11])}
+# Epochs and decays; 3x goes through the data three times in each of its epochs.
+SCHEDULES = {'1x': (12, [8, 11]), '2x': (24, [16, 22]), '3x': (12, [9, 11])}
 
 
 def load(name):
@@ -81,7 +84,7 @@ def test_config_is_what_its_name_says(name):
     kind = 'LIPResNetMD' if backbone.endswith('-md') else 'LIPResNet'
     depth = int(''.join(c for c in backbone if c.isdigit()))
     assert (config.model.backbone.type, config.model.backbone.depth) == (kind, depth)
-    epochs, milestones = FINISHED_SCHEDULES[schedule[-2:]]
+    epochs, milestones = SCHEDULES[schedule[-2:]]
     assert config.train_cfg.max_epochs == epochs
     assert config.param_scheduler[1].milestones == milestones
     assert config.optim_wrapper.optimizer.lr == 0.02
@@ -109,12 +112,23 @@ def test_multi_scale_training_resizes_to_its_scales(tmp_path):
     assert len(sides) > 3
 
 
-def test_own_data_needs_paths_and_class_names_only():
-    config = load('lip/faster-rcnn_lip-r50_fpn_1x_custom.py')
+def test_own_data_needs_paths_and_class_names_only(tmp_path):
+    """Copied elsewhere and edited above its line, the example fits a dataset."""
+    make_shapes_dataset(tmp_path / 'shapes', num_train=2, num_val=1)
     text = (ROOT / 'lip/faster-rcnn_lip-r50_fpn_1x_custom.py').read_text()
-    assert 'nothing below needs an edit' in text
-    for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
-        assert loader.dataset.data_root == config.data_root
-        assert loader.dataset.metainfo.classes == config.classes
-    assert config.model.roi_head.bbox_head.num_classes == len(config.classes)
-    assert config.test_evaluator.ann_file == config.data_root + config.val_annotations
+    edited, rest = text.split('# --- nothing below needs an edit')
+    for old, new in (
+        ("'data/my_dataset/'", repr(f'{tmp_path.as_posix()}/shapes/')),
+        ("'annotations/train.json', 'train/'", "'train.json', 'images/'"),
+        ("'annotations/val.json', 'val/'", "'val.json', 'images/'"),
+        ("('cat', 'dog')", repr(CLASSES)),
+    ):
+        assert old in edited
+        edited = edited.replace(old, new)
+    (tmp_path / 'my_config.py').write_text(f'{edited}# {rest}')
+    config = Config.fromfile(tmp_path / 'my_config.py')
+    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        check_dataset(config, loader)
+        assert len(DATASETS.build(config[loader].dataset)) > 0
+    assert config.model.roi_head.bbox_head.num_classes == 3
+    assert config.test_evaluator.ann_file == f'{tmp_path.as_posix()}/shapes/val.json'

@@ -79,6 +79,23 @@ def test_low_precision_rounds_only_the_result(dtype, tolerance):
     torch.testing.assert_close(output.double(), exact, rtol=tolerance, atol=tolerance)
 
 
+def test_float64_in_either_input_is_kept():
+    x, logit = maps((2, 3, 7, 8))
+    for inputs in ((x, logit.float()), (x.float(), logit)):
+        inputs = [t.requires_grad_() for t in inputs]
+        exact = [t.detach().double().requires_grad_() for t in inputs]
+        output = lip2d(*inputs)
+        assert output.dtype == inputs[0].dtype
+        tolerance = 1e-12 if output.dtype == torch.float64 else 1e-6
+        expected = lip2d(*exact)
+        torch.testing.assert_close(output.double(), expected, rtol=tolerance, atol=tolerance)
+        output.double().square().sum().backward()
+        expected.square().sum().backward()
+        for one, other in zip(inputs, exact):
+            assert one.grad.dtype == one.dtype
+            torch.testing.assert_close(one.grad.double(), other.grad, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
 def test_the_full_soft_gate_fits_any_dtype(dtype):
     """exp(12) is past float16's largest number; neither pass may meet it."""

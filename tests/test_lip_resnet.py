@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from mmdet.models import ResNet
 from mmdet.registry import MODELS
 from mmengine.logging import MMLogger
+from mmengine.model import ExponentialMovingAverage
 from mmengine.runner import load_checkpoint
 from seeded_weights import load_reference, samples, seeded_image, seeded_state_dict
 from torch import nn
@@ -214,6 +215,60 @@ def test_v1d_weights_warm_start():
     torch.testing.assert_close(
         net.layer2[0].downsample[1].weight, resnet.layer2[0].downsample[1].weight
     )
+
+
+@pytest.mark.parametrize('prefix', ['', 'backbone.'])
+def test_weights_from_before_batches_were_counted_warm_start(prefix):
+    state = {k: v for k, v in ResNet(50).state_dict().items() if 'num_batches' not in k}
+    nn.init.normal_(state['layer3.2.conv1.weight'])
+    net = LIPResNet(50)
+    holder = nn.Module()
+    holder.backbone = net
+    (holder if prefix else net).load_state_dict({prefix + k: v for k, v in state.items()})
+    torch.testing.assert_close(net.layer3[2].conv1.weight.data, state['layer3.2.conv1.weight'])
+
+
+@pytest.mark.parametrize('prefix', ['', 'backbone.'])
+def test_only_what_lip_replaced_may_differ_in_a_warm_start(prefix):
+    net = nn.Module()
+    net.backbone = LIPResNet(50, in_channels=1)
+    net = net if prefix else net.backbone
+    with pytest.raises(RuntimeError, match=r'size mismatch for .*conv1\.weight'):
+        net.load_state_dict({prefix + k: v for k, v in ResNet(50).state_dict().items()})
+
+
+def test_weights_come_back_through_ema_and_a_detector(official):
+    """MMEngine's EMA hook keeps an averaged copy of the whole model."""
+    detector = nn.Module()
+    detector.backbone = LIPResNetMD(50)
+    detector.backbone.load_state_dict(official)
+    average = ExponentialMovingAverage(detector)
+    average.update_parameters(detector)
+    again = nn.Module()
+    again.backbone = LIPResNetMD(50)
+    again.load_state_dict(average.module.state_dict())
+    copy_of = ExponentialMovingAverage(again)
+    copy_of.load_state_dict(average.state_dict())
+    for name, value in copy_of.module.state_dict().items():
+        torch.testing.assert_close(value, detector.state_dict()[name], msg=name)
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(depth=18),
+        dict(deep_stem=True),
+        dict(avg_down=True),
+        dict(lip_stem=False),
+        dict(lip_stages=(False, False, True, True)),
+        dict(stage_logit=dict(type='ProjectionLogit')),
+        dict(norm_cfg=dict(type='GN', num_groups=4)),
+        dict(plugins=[dict(cfg=dict(type='ContextBlock', ratio=0.25), position='after_conv3')]),
+    ],
+)
+def test_networks_that_were_not_released_have_no_official_names(options):
+    with pytest.raises(InputError, match='official names'):
+        LIPResNet(**{'depth': 50, **SMALL, **options}).official_state_dict()
 
 
 def test_incomplete_lip_weights_are_not_a_warm_start(official):

@@ -65,7 +65,7 @@ def test_a_project_inherits_from_the_installed_config(wheel, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     where, what = done.stdout.splitlines()[-2:]
-    assert Path(where).is_relative_to(site)
+    assert site in Path(where).parents
     assert what == 'LIPResNet 18 12'
 
 

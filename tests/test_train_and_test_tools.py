@@ -58,6 +58,8 @@ def test_two_processes_score_as_one(project):
         'test.py', *args, '--launcher', 'pytorch', *options, folder=project, launcher=TORCHRUN
     )
     assert scores(one) == scores(two)
+    assert len(scores(one)) == 6
+    assert any(float(score) > 0 for score in scores(one))
 
 
 def test_training_in_two_processes_and_resuming(project):
@@ -71,12 +73,19 @@ def test_training_in_two_processes_and_resuming(project):
     assert resumed['meta']['epoch'] == 2
 
 
-def test_mmdetections_own_command_loads_the_checkpoint(project):
+@pytest.mark.parametrize(
+    ('name', 'arguments'),
+    [
+        ('test', ['run/epoch_1.pth']),
+        ('train', ['--resume', 'run/epoch_1.pth', '--cfg-options', 'train_cfg.max_epochs=2']),
+    ],
+)
+def test_mmdetections_own_commands_load_the_checkpoint(project, name, arguments):
     """All a project of someone else's does is name the plugin in its config."""
-    script = Path(mmdet.__file__).parent / '.mim' / 'tools' / 'test.py'
+    script = Path(mmdet.__file__).parent / '.mim' / 'tools' / f'{name}.py'
     if not script.is_file():
         pytest.skip('mmdet is installed from a checkout')
-    command = [sys.executable, str(script), 'tiny.py', 'run/epoch_1.pth', '--work-dir', 'own']
+    command = [sys.executable, str(script), 'tiny.py', *arguments, '--work-dir', 'own']
     done = subprocess.run(command, cwd=project, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(scores(done)) == 6
@@ -110,6 +119,21 @@ BAD_INPUT = {
     'no checkpoint': (('test.py', 'tiny.py', 'nowhere.pth'), 'no checkpoint at nowhere.pth'),
     'cut checkpoint': (('test.py', 'tiny.py', 'cut.pth'), 'cut.pth is not a whole'),
     'cut checkpoint to resume': (('train.py', 'tiny.py', '--resume', 'cut.pth'), 'cut.pth is not'),
+    'cut checkpoint to go on from': (
+        ('train.py', 'tiny.py', '--work-dir', 'broken', '--resume'),
+        'cut.pth is not a whole',
+    ),
+    'cut ImageNet weights': (
+        (
+            'train.py',
+            'pretrained.py',
+            '--cfg-options',
+            'model.backbone.init_cfg.checkpoint=cut.pth',
+        ),
+        'cut.pth is not a whole',
+    ),
+    'config that is not Python': (('train.py', 'cut.py'), 'cut.py cannot be read'),
+    'config without its base': (('train.py', 'orphan.py'), 'orphan.py cannot be read'),
     'depth': (
         ('train.py', 'tiny.py', '--cfg-options', 'model.backbone.depth=19'),
         'LIPResNet has no depth 19',
@@ -130,6 +154,10 @@ def test_bad_input_is_one_line(project, case):
     (name, *args), message = BAD_INPUT[case]
     whole = (project / 'run' / 'epoch_1.pth').read_bytes()
     (project / 'cut.pth').write_bytes(whole[: len(whole) // 2])
+    (project / 'broken').mkdir(exist_ok=True)
+    (project / 'broken' / 'last_checkpoint').write_text(str(project / 'cut.pth'))
+    (project / 'cut.py').write_text('model = dict(')
+    (project / 'orphan.py').write_text("_base_ = './nowhere.py'")
     done = run_tool(name, *args, folder=project, check=False)
     assert_one_line(done, message)
     assert (project / 'run' / 'epoch_1.pth').read_bytes() == whole

@@ -18,7 +18,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / 'requirements'
+TORCH = 'torch==2.13.0'
 MMCV = 'mmcv==2.1.0'
+VERSION = sys.version_info[:2]
 PROBE = """
 import torch, mmcv.ops
 boxes = torch.tensor([[0., 0., 9., 9.], [0., 0., 9., 8.]])
@@ -32,23 +34,25 @@ if {cuda}:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('venv', type=Path, help='folder of the environment')
-    parser.add_argument(
-        '--torch', default='torch==2.13.0', help='what pip installs as torch (default: %(default)s)'
-    )
+    parser.add_argument('--torch', help=f'what pip installs as torch (default: {TORCH})')
     args = parser.parse_args()
+    # What was asked for once holds for later calls that do not ask.
+    choice = args.venv / '.lip_mmdet-torch'
+    torch = args.torch or (choice.read_text() if choice.is_file() else TORCH)
     stamp = args.venv / '.lip_mmdet'
-    wanted = fingerprint(args.torch)
+    wanted = fingerprint(torch)
     if stamp.is_file() and stamp.read_text() == wanted:
         return
     check_machine()
     started = time.monotonic()
     python = args.venv / 'bin' / 'python'
-    if not python.is_file():
+    if not works(python, f'import pip, sys; assert sys.version_info[:2] == {tuple(VERSION)}'):
         say(f'making {args.venv}')
-        run(sys.executable, '-m', 'venv', str(args.venv))
+        run(sys.executable, '-m', 'venv', '--clear', str(args.venv))
+    choice.write_text(torch)
     pip = [str(python), '-m', 'pip', '--disable-pip-version-check']
-    say(f'installing {args.torch}')
-    run(*pip, 'install', '-q', *args.torch.split())
+    say(f'installing {torch}: a download of 0.2 GB for a CPU build, some GB for a CUDA build')
+    run(*pip, 'install', '-q', *torch.split())
     say('installing the pinned packages')
     run(*pip, 'install', '-q', '--no-deps', '-r', str(REQUIREMENTS / 'build.txt'))
     run(*pip, 'install', '-q', '--no-deps', '-r', str(REQUIREMENTS / 'runtime.txt'))
@@ -61,7 +65,7 @@ def main() -> None:
 
 def fingerprint(torch: str) -> str:
     """Tell apart environments that were made from different pins."""
-    digest = hashlib.sha256(f'{torch} {MMCV} {ROOT}'.encode())
+    digest = hashlib.sha256(f'{torch} {MMCV} {ROOT} {VERSION}'.encode())
     for path in sorted(REQUIREMENTS.glob('*.txt')):
         digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -69,9 +73,12 @@ def fingerprint(torch: str) -> str:
 
 def check_machine() -> None:
     """Stop with one line if something is missing that pip cannot install."""
-    if sys.version_info[:2] not in ((3, 11), (3, 12)):
-        found = '.'.join(map(str, sys.version_info[:2]))
-        stop(f'Python 3.11 or 3.12 is needed, this is {found}: make PYTHON=python3.11 ...')
+    if VERSION not in ((3, 11), (3, 12)):
+        found = '.'.join(map(str, VERSION))
+        stop(
+            f'the pinned packages need Python 3.11 or 3.12, this is {found}: name another with '
+            'make PYTHON=..., such as PYTHON=$(uv python find 3.11)'
+        )
     header = Path(sysconfig.get_path('include')) / 'Python.h'
     for found, what, package in (
         (shutil.which('c++') or shutil.which('g++'), 'a C++ compiler', 'g++'),
@@ -92,10 +99,7 @@ def have(module: str) -> bool:
 
 def install_mmcv(python: Path, pip: list) -> None:
     """Build mmcv against the installed torch, or take the wheel that pip built earlier."""
-    cuda = (
-        output(python, 'import torch; print(torch.version.cuda or "")') != ''
-        and shutil.which('nvcc') is not None
-    )
+    cuda = can_build_for_cuda(python)
     environment = dict(
         os.environ,
         MMCV_WITH_OPS='1',
@@ -116,6 +120,24 @@ def install_mmcv(python: Path, pip: list) -> None:
         if not works(python, probe):
             subprocess.run([str(python), '-c', probe])
             stop('mmcv was built but does not work, see above')
+
+
+def can_build_for_cuda(python: Path) -> bool:
+    """Whether torch is a CUDA build and there is a toolkit of its version to build mmcv with."""
+    program = (
+        'import torch; from torch.utils.cpp_extension import CUDA_HOME; '
+        'print(torch.version.cuda or "", CUDA_HOME or "", sep="|")'
+    )
+    version, home = output(python, '-c', program).splitlines()[-1].split('|')
+    if not version or not home:
+        return False
+    nvcc = Path(home) / 'bin' / 'nvcc'
+    release = output(nvcc, '--version') if nvcc.is_file() else ''
+    found = re.search(r'release (\d+)', release)
+    if found and found.group(1) == version.split('.')[0]:
+        return True
+    say(f'the toolkit in {home} is not of CUDA {version}, which torch is built for')
+    return False
 
 
 def build(command: list, environment: dict) -> None:
@@ -150,11 +172,13 @@ def build(command: list, environment: dict) -> None:
 
 
 def works(python: Path, program: str) -> bool:
+    if not python.is_file():
+        return False
     return subprocess.run([str(python), '-c', program], capture_output=True).returncode == 0
 
 
-def output(python: Path, program: str) -> str:
-    done = subprocess.run([str(python), '-c', program], capture_output=True, text=True, check=True)
+def output(*command) -> str:
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 

@@ -1,6 +1,7 @@
-# Your own data in COCO format: set the paths and the class names, then train with
-#   python tools/train.py configs/lip/faster-rcnn_lip-r50_fpn_1x_custom.py
-_base_ = './faster-rcnn_lip-r50_fpn_1x_coco.py'
+# Your own data in COCO format: copy this file to where you like, set the paths and the class names,
+# then train with
+#   python tools/train.py my_config.py
+_base_ = __import__('lip_mmdet').config_path('lip/faster-rcnn_lip-r50_fpn_1x_coco.py')
 
 data_root = 'data/my_dataset/'
 train_annotations, train_images = 'annotations/train.json', 'train/'

@@ -140,7 +140,9 @@ def _warm_start(module: nn.Module, state_dict: dict[str, Tensor], prefix: str) -
     """
     own = {prefix + name: value for name, value in module.state_dict().items()}
     given = {key for key in state_dict if key.startswith(prefix)}
-    missing, notes = set(own) - given, []
+    # Files from before PyTorch 0.4.1 count no batches, and nothing depends on it.
+    uncounted = {k for k in set(own) - given if k.endswith('.num_batches_tracked')}
+    missing, notes = set(own) - given - uncounted, []
     added = set()
     for part, marks in ADDED_PARTS.items():
         theirs = {key for key in own if any(mark in f'.{key}' for mark in marks)}
@@ -150,13 +152,12 @@ def _warm_start(module: nn.Module, state_dict: dict[str, Tensor], prefix: str) -
     if not added or missing - added:
         return
     reshaped = [k for k in own if k in given and own[k].shape != state_dict[k].shape]
-    # LIP and a 1x1 convolution stand where the other network has a strided 3x3 convolution.
-    if any(not key.endswith(('.conv1.weight', '.conv2.weight')) for key in reshaped):
+    if not {key[len(prefix) :] for key in reshaped} <= module.replaced_convolutions():
         return
     if reshaped:
         names = ', '.join(key[len(prefix) :] for key in sorted(reshaped))
         notes.append(f'of another shape and not loaded: {names}')
-    for key in added.union(reshaped):
+    for key in added.union(reshaped, uncounted):
         state_dict[key] = own[key].detach().clone()
     print_log(
         f'{type(module).__name__} warm start: {len(given) - len(reshaped)} tensors loaded; '

@@ -12,7 +12,7 @@ from mmdet.models.backbones.resnet import BasicBlock
 from mmdet.models.layers import ResLayer
 from mmdet.registry import MODELS
 from mmengine.model import Sequential
-from torch import nn
+from torch import Tensor, nn
 
 from lip_mmdet.backbones.base import ReleasedResNet
 from lip_mmdet.backbones.checkpoints import OfficialNames
@@ -163,10 +163,40 @@ class LIPResNet(ReleasedResNet):
         if self.lip_stem:
             self.maxpool = LIPPool2d(stem_channels, self.stem_logit)
 
+    def replaced_convolutions(self) -> set[str]:
+        """Return the 1x1 convolutions that, after LIP, stand for a strided 3x3 one."""
+        name = 'conv1' if self.block is BasicBlock else 'conv2'
+        return {f'{block}{name}.weight' for block in self._lip_blocks()}
+
+    def official_state_dict(self) -> dict[str, Tensor]:
+        """Return the state dict under the names of the authors' released code.
+
+        Raises:
+            InputError: the released code has no such network: it has depth 50, 101 and 152 with LIP
+                in the stem and wherever a stage has a stride, the default kinds of logit modules,
+                and neither deformable convolutions nor plugins.
+        """
+        released = (
+            self.lip_stem
+            and self.lip_stages == tuple(stride > 1 for stride in self.strides)
+            and self.stem_logit['type'] == 'SimplifiedLogit'
+            and self.stage_logit['type'] == 'BottleneckLogit'
+            and self.dcn is None
+            and self.plugins is None
+        )
+        if not released:
+            raise InputError(
+                'official names exist for LIP in the stem and all strided stages, with the default '
+                'kinds of logit modules, without dcn and plugins only'
+            )
+        return super().official_state_dict()
+
+    def _lip_blocks(self) -> list[str]:
+        return [f'layer{i + 1}.0.' for i, lip in enumerate(self.lip_stages) if lip]
+
     def _official_names(self) -> OfficialNames:
         # In a LIP block `conv2` is LIP and the convolution after it.
-        lip_blocks = [f'layer{i + 1}.0.' for i, lip in enumerate(self.lip_stages) if lip]
-        conv2 = {f'{block}conv2.1.': f'{block}conv2.' for block in lip_blocks}
+        conv2 = {f'{block}conv2.1.': f'{block}conv2.' for block in self._lip_blocks()}
         return OfficialNames(classifier='fc', rules={**OFFICIAL_RULES, **conv2})
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import struct
 
 import numpy as np
 import torch
@@ -22,6 +23,27 @@ from lip_mmdet.errors import InputError
 _STATISTICS = ('min', 'max', 'current', 'mean')
 
 
+# How torch words that a file wants to call what it may not.
+_SIGNS_OF_FOREIGN_CODE = (
+    'Unsupported global',
+    'Unsupported class',
+    'Unsupported attribute',
+    'unrecognized function',
+)
+# What unpickling part of a file may end in.
+_SIGNS_OF_DAMAGE = (
+    AttributeError,
+    EOFError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+
+
 def allow_runner_checkpoints() -> None:
     """Declare what a Runner's checkpoint holds beside weights; ``weights_only`` stays on.
 
@@ -31,7 +53,7 @@ def allow_runner_checkpoints() -> None:
     if not _can_declare():
         return
     allowed = [
-        HistoryBuffer,
+        (_LogInFile, f'{HistoryBuffer.__module__}.{HistoryBuffer.__qualname__}'),
         (_statistics_method, 'builtins.getattr'),
         np.ndarray,
         np.dtype,
@@ -66,14 +88,27 @@ def check_checkpoint(path: str | os.PathLike) -> None:
     try:
         torch.load(path, map_location='cpu', **options)
     except pickle.UnpicklingError as error:
-        if 'nsupported' not in str(error):
+        if not any(sign in str(error) for sign in _SIGNS_OF_FOREIGN_CODE):
             raise _unreadable(path) from error
         raise InputError(
             f'{path} was refused: it holds {_foreign(path)}, which could run code of its author '
             'when loaded; nothing was run. Use a file with weights only, or one you saved yourself'
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+    except _SIGNS_OF_DAMAGE as error:
         raise _unreadable(path) from error
+
+
+class _LogInFile(HistoryBuffer):
+    """What a HistoryBuffer in a file becomes: one with the statistics it always has.
+
+    A HistoryBuffer restores its class's table of statistics from its state, so that a file could
+    change what every log of the process computes.
+    """
+
+    def __setstate__(self, state: dict) -> None:
+        self._set_default_statistics()
+        self.__dict__.update({k: v for k, v in state.items() if k != 'statistics_methods'})
+        self.__class__ = HistoryBuffer
 
 
 def _can_declare() -> bool:
@@ -83,9 +118,9 @@ def _can_declare() -> bool:
 
 def _statistics_method(owner: type, name: str):
     """Stand in for ``getattr`` in checkpoints, for HistoryBuffer's own statistics alone."""
-    if owner is not HistoryBuffer or name not in _STATISTICS:
+    if owner is not _LogInFile or name not in _STATISTICS:
         raise pickle.UnpicklingError(f'Unsupported attribute {name!r} of {owner!r} in a checkpoint')
-    return getattr(owner, name)
+    return getattr(HistoryBuffer, name)
 
 
 def _unreadable(path: str) -> InputError:

@@ -29,7 +29,7 @@ class CPUDistributedDataParallel(MMDistributedDataParallel):
         super().__init__(module, **kwargs)
 
 
-def join_processes_on_cpu(launcher: str) -> dict[str, Any]:
+def join_processes_on_cpu(launcher: str, find_unused_parameters: bool) -> dict[str, Any]:
     """Join the processes that a launcher started, if there is no GPU to run them on.
 
     MMEngine's own launching sets a CUDA device and wraps the model for one. Where the group already
@@ -37,6 +37,7 @@ def join_processes_on_cpu(launcher: str) -> dict[str, Any]:
 
     Args:
         launcher: as MMDetection's ``--launcher``.
+        find_unused_parameters: the config's, which MMEngine leaves to the wrapper's own options.
 
     Returns:
         The config options that go with it, as for ``Config.merge_from_dict``; none with a GPU or
@@ -55,4 +56,5 @@ def join_processes_on_cpu(launcher: str) -> dict[str, Any]:
     return {
         'env_cfg.dist_cfg.backend': 'gloo',
         'model_wrapper_cfg.type': 'CPUDistributedDataParallel',
+        'model_wrapper_cfg.find_unused_parameters': find_unused_parameters,
     }

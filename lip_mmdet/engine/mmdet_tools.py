@@ -7,8 +7,10 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Iterator
 
 from mmengine.config import Config
+from mmengine.runner import find_latest_checkpoint
 
 from lip_mmdet.engine.checkpoints import check_checkpoint
 from lip_mmdet.engine.config_checks import check_dataset
@@ -27,9 +29,9 @@ def train() -> None:
     config = _read_config(args)
     for loader in ('train_dataloader', 'val_dataloader'):
         check_dataset(config, loader)
-    if config.get('load_from'):
-        check_checkpoint(config.load_from)
-    _run(script, args.launcher)
+    for path in _checkpoints_to_start_from(config, args):
+        check_checkpoint(path)
+    _run(script, args.launcher, config)
 
 
 def test() -> None:
@@ -43,7 +45,7 @@ def test() -> None:
     config = _read_config(args)
     check_dataset(config, 'test_dataloader')
     check_checkpoint(args.checkpoint)
-    _run(script, args.launcher)
+    _run(script, args.launcher, config)
 
 
 def _load_script(name: str) -> ModuleType:
@@ -71,20 +73,41 @@ def _read_config(args) -> Config:
     """Read the config that a script is about to run, with the command line's changes."""
     if not Path(args.config).is_file():
         raise InputError(f'no config at {args.config}; configs/ has those of this project')
-    config = Config.fromfile(args.config)
+    try:
+        config = Config.fromfile(args.config)
+    except (OSError, SyntaxError, RuntimeError, LookupError, TypeError, ValueError) as error:
+        raise InputError(f'{args.config} cannot be read: {error}') from error
     if args.cfg_options:
         try:
             config.merge_from_dict(args.cfg_options)
         except (TypeError, KeyError) as error:
             raise InputError(f'--cfg-options does not fit {args.config}: {error}') from error
-    resume = getattr(args, 'resume', None)
-    if resume and resume != 'auto':
-        config.load_from = resume
     return config
 
 
-def _run(script: ModuleType, launcher: str) -> None:
-    options = join_processes_on_cpu(launcher)
+def _checkpoints_to_start_from(config: Config, args) -> Iterator[str]:
+    """Yield what a training run is about to load: to resume from, or to start with."""
+    if args.resume == 'auto':
+        work_dir = args.work_dir or config.get('work_dir')
+        work_dir = work_dir or f'./work_dirs/{Path(args.config).stem}'
+        # None if nothing was saved yet; the run then starts afresh.
+        resume = find_latest_checkpoint(work_dir) if Path(work_dir).is_dir() else None
+    else:
+        resume = args.resume
+    if resume or config.get('load_from'):
+        yield resume or config.load_from
+        return
+    backbone = (config.get('model') or {}).get('backbone') or {}
+    init_cfg = backbone.get('init_cfg') or {}
+    for part in init_cfg if isinstance(init_cfg, list) else [init_cfg]:
+        path = part.get('checkpoint')
+        # The backbone itself says what else there is where the file is missing.
+        if path and Path(path).expanduser().is_file():
+            yield path
+
+
+def _run(script: ModuleType, launcher: str, config: Config) -> None:
+    options = join_processes_on_cpu(launcher, bool(config.get('find_unused_parameters')))
     if options:
         sys.argv += ['--cfg-options', *(f'{key}={value}' for key, value in options.items())]
     try:

@@ -73,7 +73,9 @@ def detect(
     if launcher != 'none':
         from lip_mmdet.engine.launch import join_processes_on_cpu
 
-        config.merge_from_dict(join_processes_on_cpu(launcher))
+        config.merge_from_dict(
+            join_processes_on_cpu(launcher, bool(config.get('find_unused_parameters')))
+        )
     Runner.from_cfg(config).test()
     return (ann_file, Path(f'{prefix}.bbox.json')) if is_main_process() else None
 

@@ -8,7 +8,7 @@ Two things make the textbook form fail: ``exp`` overflows (in float16 from 11.1 
 gate's 12), and subtracting one maximum for the whole map underflows in windows far below it. Here
 each window subtracts its own maximum, in float32 or wider: the largest weight of a window is 1, and
 any finite logit gives a finite output. Windows are visited one offset at a time, on strided views
-of the input, so nothing of the input's size is allocated in the forward pass.
+of the input, so in float32 the forward pass allocates nothing of the input's size.
 """
 
 from __future__ import annotations
@@ -124,9 +124,9 @@ class _LIP2d(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, logit: Tensor, window: _Window) -> Tensor:
-        values, g = _widen(x), _widen(logit)
+        values, g = _widen(x, logit)
         maximum = F.max_pool2d(g, *window)
-        weighted = torch.zeros_like(maximum, dtype=torch.promote_types(values.dtype, g.dtype))
+        weighted = torch.zeros_like(maximum)
         total = torch.zeros_like(maximum)
         for inputs, outputs in window.offsets(x.shape[2:], maximum.shape[2:]):
             weight = (_at(g, inputs) - _at(maximum, outputs)).exp_()
@@ -145,7 +145,8 @@ class _LIP2d(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_output: Tensor):
         x, logit, output, maximum, total = ctx.saved_tensors
-        values, g, grad = _widen(x), _widen(logit), _widen(grad_output) / total
+        values, g = _widen(x, logit)
+        grad = grad_output.to(g.dtype) / total
         grad_x = torch.zeros_like(values) if ctx.needs_input_grad[0] else None
         grad_logit = torch.zeros_like(g) if ctx.needs_input_grad[1] else None
         for inputs, outputs in ctx.window.offsets(x.shape[2:], maximum.shape[2:]):
@@ -167,9 +168,10 @@ def _at(tensor: Tensor, slices: tuple[slice, slice]) -> Tensor:
     return tensor[:, :, slices[0], slices[1]]
 
 
-def _widen(tensor: Tensor) -> Tensor:
-    """Take half precision to float32, where the arithmetic is done."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
+def _widen(x: Tensor, logit: Tensor) -> tuple[Tensor, Tensor]:
+    """Take both to the dtype of the arithmetic: float64 if either has it, float32 otherwise."""
+    dtype = torch.float64 if torch.float64 in (x.dtype, logit.dtype) else torch.float32
+    return x.to(dtype), logit.to(dtype)
 
 
 def _pair(name: str, value: IntPair, least: int) -> tuple[int, int]:
