@@ -120,7 +120,7 @@ def evaluate(
 
 
 def _shows_matches() -> bool:
-    """Whether this faster-coco-eval lets its matches be read; releases before 1.6.5 may not."""
+    """Whether this faster-coco-eval lets its matches be read; releases before 1.6.5 do not."""
     from faster_coco_eval import faster_eval_api_cpp
 
     return '__getstate__' in vars(faster_eval_api_cpp.ImageEvaluation)
