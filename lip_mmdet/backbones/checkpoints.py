@@ -1,26 +1,30 @@
 """The state dicts that a backbone accepts, turned into its own before PyTorch compares names.
 
 Three things meet here. Released files come in wrappings (a ``state_dict`` entry, a ``module.``
-prefix, a classifier). Their names are not ours: :class:`OfficialNames`. And a ResNet's weights, or
-a plain network's where the backbone has deformable convolutions, fit in part: a *warm start*.
+prefix, a classifier). Their names are not ours: :class:`OfficialNames`. And the weights of a plain
+network, without LIP, SGE or deformable convolutions, fit in part: a *warm start*.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from pathlib import Path
+from types import MappingProxyType
 from typing import Mapping, NamedTuple
 
+import mmengine
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from lip_mmdet.errors import InputError
 
-# What a network may have that the one it starts from has not. Each starts as the identity of its
-# kind: LIP as average pooling, deformable convolution with no offset.
+# What a network may have that the one it starts from has not. Each starts without knowledge: LIP as
+# average pooling, deformable convolution with no offset, SGE with one weight for all positions.
 ADDED_PARTS = {
     'LIP': ('.logit.', '.logit_trunk.', '.residual_logit.', '.shortcut_logit.'),
     'deformable convolution': ('.conv_offset.',),
+    'SGE': ('.sge',),
 }
 
 
@@ -29,19 +33,26 @@ class OfficialNames(NamedTuple):
 
     Attributes:
         classifier: the module that turns features into ImageNet scores; a backbone has none.
-        rules: official part of a name -> our part. Applied at the start of a component of the name.
+        rules: official part of a name -> our part. Each applies, in this order, at the start of a
+            component of the name.
+        older: part of a name in older official files -> in newer ones.
     """
 
     classifier: str
     rules: Mapping[str, str]
+    older: Mapping[str, str] = MappingProxyType({})
 
     def to_ours(self, name: str) -> str:
         """Rename one key of an official state dict; other names stay."""
-        return _rename(name, self.rules)
+        for old, new in (*self.older.items(), *self.rules.items()):
+            name = _rename(name, old, new)
+        return name
 
     def to_official(self, name: str) -> str:
         """Rename one of our keys to its official name."""
-        return _rename(name, {ours: official for official, ours in self.rules.items()})
+        for official, ours in reversed(tuple(self.rules.items())):
+            name = _rename(name, ours, official)
+        return name
 
 
 def prepare_state_dict(
@@ -66,23 +77,41 @@ def prepare_state_dict(
 
 
 def check_pretrained(module: nn.Module) -> None:
-    """Check that the local file that a backbone's ``init_cfg`` starts from is there.
+    """Check that what a backbone's ``init_cfg`` starts from can be had.
+
+    Args:
+        module: a :class:`~lip_mmdet.backbones.base.ReleasedBackbone`.
 
     Raises:
-        InputError: it is not; the message names the other two ways to start.
+        InputError: a local file is not there, and the message names the other two ways to start;
+            or it is torchvision's and torchvision is not installed.
     """
     configs = module.init_cfg if isinstance(module.init_cfg, list) else [module.init_cfg]
     for config in configs:
         path = (config or {}).get('checkpoint')
+        if path is not None and path.startswith('torchvision://'):
+            _check_torchvision(path)
         if path is None or '://' in path or Path(path).expanduser().is_file():
             continue
         option = '--cfg-options model.backbone.'
+        plain = f'torchvision://{module.plain_network}{module.depth}'
         raise InputError(
-            f'no ImageNet weights at {path}: get them as configs/lip/README.md says, or start from '
-            f'ResNet weights ({option}init_cfg.checkpoint=torchvision://resnet{module.depth}), or '
-            f'from scratch ({option}init_cfg=None model.backbone.frozen_stages=-1 '
+            f'no ImageNet weights at {path}: get them as {module.readme} says, or start from the '
+            f'plain network ({option}init_cfg.checkpoint={plain}), or from scratch '
+            f'({option}init_cfg=None model.backbone.frozen_stages=-1 '
             'model.backbone.norm_eval=False)'
         )
+
+
+def _check_torchvision(path: str) -> None:
+    if importlib.util.find_spec('torchvision') is not None:
+        return
+    urls = mmengine.load(str(Path(mmengine.__file__).parent / 'hub' / 'torchvision_0.12.json'))
+    url = urls.get(path[len('torchvision://') :], 'see pytorch.org/vision')
+    raise InputError(
+        f'{path} needs torchvision, which is not installed: install it, or set init_cfg.checkpoint '
+        f"to the file's own address ({url})"
+    )
 
 
 def _unwrap(state_dict: dict) -> None:
@@ -95,12 +124,11 @@ def _unwrap(state_dict: dict) -> None:
             state_dict[key[len('module.') :]] = state_dict.pop(key)
 
 
-def _rename(name: str, rules: Mapping[str, str]) -> str:
-    for old, new in rules.items():
-        # A component of the name must begin here: `conv2.1.` is not part of `xconv2.1.`.
-        start = 0 if name.startswith(old) else name.find('.' + old) + 1
-        if start or name.startswith(old):
-            return name[:start] + new + name[start + len(old) :]
+def _rename(name: str, old: str, new: str) -> str:
+    # A component of the name must begin here: `conv2.1.` is not part of `xconv2.1.`.
+    start = 0 if name.startswith(old) else name.find('.' + old) + 1
+    if start or name.startswith(old):
+        return name[:start] + new + name[start + len(old) :]
     return name
 
 

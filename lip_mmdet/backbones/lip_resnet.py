@@ -8,16 +8,18 @@ from __future__ import annotations
 from typing import Sequence
 
 from mmcv.cnn import build_conv_layer, build_norm_layer
-from mmdet.models.backbones.resnet import BasicBlock, ResNet
+from mmdet.models.backbones.resnet import BasicBlock
 from mmdet.models.layers import ResLayer
 from mmdet.registry import MODELS
 from mmengine.model import Sequential
-from torch import Tensor, nn
+from torch import nn
 
-from lip_mmdet.backbones.checkpoints import OfficialNames, check_pretrained, prepare_state_dict
+from lip_mmdet.backbones.base import ReleasedResNet
+from lip_mmdet.backbones.checkpoints import OfficialNames
 from lip_mmdet.backbones.lip_blocks import LIPBasicBlock, LIPBottleneck
 from lip_mmdet.errors import InputError
 from lip_mmdet.layers import LIPPool2d
+from lip_mmdet.layers.logit_modules import with_gate
 
 # Names in the state dicts of the authors' released networks, and ours.
 OFFICIAL_RULES = {
@@ -34,7 +36,7 @@ OFFICIAL_RULES = {
 
 
 @MODELS.register_module()
-class LIPResNet(ResNet):
+class LIPResNet(ReleasedResNet):
     """ResNet with LIP for its max pooling and in its downsampling blocks.
 
     Takes everything that MMDetection's ``ResNet`` takes, with the same meaning, and what is listed
@@ -92,24 +94,20 @@ class LIPResNet(ResNet):
         **kwargs,
     ) -> None:
         name = type(self).__name__
-        if depth not in self.arch_settings:
-            depths = ', '.join(map(str, self.arch_settings))
-            raise InputError(f'{name} has no depth {depth!r}; there are {depths}')
+        self._check_depth(depth, dcn=dcn, plugins=plugins)
         if lip_stages is None:
             lip_stages = [stride > 1 for stride in strides]
         _check_stages(name, lip_stages, strides, num_stages)
-        if self.arch_settings[depth][0] is BasicBlock:
-            _check_basic_block(name, depth, dcn, plugins)
-        elif style == 'caffe' and any(lip_stages):
+        bottleneck = self.arch_settings[depth][0] is not BasicBlock
+        if bottleneck and style == 'caffe' and any(lip_stages):
             raise InputError(
                 f"{name}: style='caffe' strides the first 1x1 convolution, LIP replaces the "
                 "strided 3x3 of style='pytorch'; use that style, or switch lip_stages off"
             )
-        gate = dict(gate_coefficient=gate_coefficient)
         self.lip_stem = lip_stem
         self.lip_stages = tuple(lip_stages)
-        self.stem_logit = _with_gate(stem_logit or dict(type='SimplifiedLogit'), gate)
-        self.stage_logit = _with_gate(stage_logit or dict(type='BottleneckLogit'), gate)
+        self.stem_logit = with_gate(stem_logit or dict(type='SimplifiedLogit'), gate_coefficient)
+        self.stage_logit = with_gate(stage_logit or dict(type='BottleneckLogit'), gate_coefficient)
         super().__init__(
             depth,
             num_stages=num_stages,
@@ -119,8 +117,6 @@ class LIPResNet(ResNet):
             plugins=plugins,
             **kwargs,
         )
-        if self.zero_init_residual and kwargs.get('init_cfg') is None:
-            self._zero_init_residual()
 
     def make_res_layer(self, **kwargs) -> nn.Module:
         """Build a stage; its first block is a LIP block where ``lip_stages`` says so."""
@@ -166,58 +162,6 @@ class LIPResNet(ResNet):
         super()._make_stem_layer(in_channels, stem_channels)
         if self.lip_stem:
             self.maxpool = LIPPool2d(stem_channels, self.stem_logit)
-
-    def _freeze_stages(self) -> None:
-        super()._freeze_stages()
-        if self.frozen_stages >= 0:
-            self.maxpool.eval()
-            self.maxpool.requires_grad_(False)
-
-    def _zero_init_residual(self) -> None:
-        """Zero the last norm of each residual branch; ``init_weights`` does it again."""
-        last = 'norm2' if self.block is BasicBlock else 'norm3'
-        for layer in self.res_layers:
-            for block in getattr(self, layer):
-                nn.init.zeros_(getattr(block, last).weight)
-
-    def init_weights(self) -> None:
-        """Initialize as ``init_cfg`` says.
-
-        Raises:
-            InputError: a local checkpoint that ``init_cfg`` names is missing; the message says
-                where to get it and what else there is.
-        """
-        check_pretrained(self)
-        super().init_weights()
-
-    def train(self, mode: bool = True) -> LIPResNet:
-        """Set the mode, keep frozen stages and norms as they are, and return the network."""
-        super().train(mode)
-        return self
-
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
-        prepare_state_dict(self, state_dict, prefix, self._official_names())
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def official_state_dict(self) -> dict[str, Tensor]:
-        """Return the state dict under the names of the authors' released code.
-
-        Raises:
-            InputError: the released code has no such network (depth 18 or 34, ``deep_stem``,
-                ``avg_down``, norms other than batch normalization).
-        """
-        if (
-            self.block is BasicBlock
-            or self.deep_stem
-            or self.avg_down
-            or self.norm_cfg['type'] not in ('BN', 'SyncBN')
-        ):
-            raise InputError(
-                'official names exist for depth 50, 101 and 152 without deep_stem and avg_down and '
-                'with batch normalization only'
-            )
-        names = self._official_names()
-        return {names.to_official(name): value for name, value in self.state_dict().items()}
 
     def _official_names(self) -> OfficialNames:
         # In a LIP block `conv2` is LIP and the convolution after it.
@@ -275,17 +219,3 @@ def _check_stages(
                 f'{name}: lip_stages[{stage}] asks for LIP where strides[{stage}] is 1 and nothing '
                 'is downsampled; set it to False'
             )
-
-
-def _check_basic_block(name: str, depth: int, dcn: dict | None, plugins: list[dict] | None) -> None:
-    for option, value in (('dcn', dcn), ('plugins', plugins)):
-        if value is not None:
-            raise InputError(
-                f"{name}: {option} needs MMDetection's bottleneck block; use depth 50, 101 or 152 "
-                f'instead of {depth}'
-            )
-
-
-def _with_gate(logit: dict, gate: dict) -> dict:
-    """Give a logit config the network's gate, unless it is a module without one."""
-    return dict(logit) if logit['type'] == 'IdentityLogit' else {**gate, **logit}

@@ -1,4 +1,4 @@
-"""Layers of the paper: the soft gate, the logit modules and LIP as a pooling layer."""
+"""Layers: the soft gate, the logit modules, LIP as a pooling layer, and SGE."""
 
 from lip_mmdet.dependencies import require
 
@@ -14,9 +14,11 @@ from lip_mmdet.layers.logit_modules import (  # noqa: E402
     ProjectionLogit,
     SimplifiedLogit,
 )
+from lip_mmdet.layers.sge import SGE  # noqa: E402
 from lip_mmdet.layers.soft_gate import SoftGate  # noqa: E402
 
 __all__ = [
+    'SGE',
     'BottleneckLogit',
     'IdentityLogit',
     'InstanceNorm2d',

@@ -164,3 +164,16 @@ class IdentityLogit(nn.Module):
 
     def extra_repr(self) -> str:
         return f'scale={self.scale}'
+
+
+def with_gate(logit: dict, gate_coefficient: float | None) -> dict:
+    """Give a logit config the gate that a network has everywhere.
+
+    Args:
+        logit: config of a logit module. One that has a gate of its own keeps it, and
+            ``IdentityLogit`` has none.
+        gate_coefficient: of the soft gate; None leaves the gate out.
+    """
+    if logit['type'] == 'IdentityLogit':
+        return dict(logit)
+    return {'gate_coefficient': gate_coefficient, **logit}
