@@ -113,8 +113,9 @@ def print_rows(rows: dict[str, dict], args: argparse.Namespace) -> None:
 def make_data(folder: Path, args: argparse.Namespace) -> None:
     """Write ann.json, and a.json and b.json of a better and a worse detector."""
     random = np.random.default_rng(0)
-    # Some classes are common and most are rare, as in COCO; an image shows a few of them, and a
-    # detector hesitates between those and a few others.
+    # Some classes are common and most are rare, as in COCO; an image shows a few of them. What a
+    # detector adds with low scores is of those and a few similar ones, and a third of it of any
+    # class, which makes some 25 classes an image.
     frequency = 1 / np.arange(1, args.classes + 1)
     frequency /= frequency.sum()
     image_ids = np.sort(random.choice(600_000, args.images, replace=False))
@@ -148,6 +149,8 @@ def make_data(folder: Path, args: argparse.Namespace) -> None:
             rows = np.repeat(np.arange(starts[number], starts[number + 1]), 3)[: args.detections]
             boxes = random_boxes(random, args.detections)
             labels = random.choice(themes[number], args.detections)
+            stray = random.random(args.detections) < 1 / 3
+            labels[stray] = random.choice(args.classes, stray.sum())
             scores = random.beta(1, 6, args.detections)
             if rows.size:
                 shift = random.normal(0, noise, (len(rows), 4)) * truth[rows][:, [2, 3, 2, 3]]

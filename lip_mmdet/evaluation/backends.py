@@ -97,6 +97,8 @@ def evaluate(
         InputError: see :func:`choose_backend`.
     """
     backend = choose_backend(backend)
+    if keep_matches and backend == 'faster-coco-eval' and not _shows_matches():
+        backend = 'pycocotools'
     run = _run_pycocotools if backend == 'pycocotools' else _run_faster_coco_eval
     if category_ids is None:
         category_ids = ground_truth.category_ids
@@ -115,6 +117,13 @@ def evaluate(
         recall=np.concatenate([part.eval['recall'] for part, _ in parts], axis=1),
         matches=[match for _, found in parts for match in found] if keep_matches else None,
     )
+
+
+def _shows_matches() -> bool:
+    """Whether this faster-coco-eval lets its matches be read; releases before 1.6.5 do not."""
+    from faster_coco_eval import faster_eval_api_cpp
+
+    return '__getstate__' in vars(faster_eval_api_cpp.ImageEvaluation)
 
 
 def _run_pycocotools(

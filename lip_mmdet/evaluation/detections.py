@@ -95,8 +95,8 @@ def _category_hint(category: np.ndarray, known: np.ndarray) -> str:
         )
     if category.min(initial=1) >= 1 and category.max(initial=1) <= count:
         return (
-            f'; all ids are between 1 and {count}, so they look like positions counted from 1 '
-            f'instead of ids ({known[0]} to {known[-1]}, with gaps)'
+            f'; all ids are between 1 and {count}, so they look like positions in the list of '
+            f'categories, counted from 1 or 0, instead of ids ({known[0]} to {known[-1]})'
         )
     return '; are they of another dataset?'
 

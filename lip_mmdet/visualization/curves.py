@@ -104,7 +104,7 @@ def ap_per_class(
     if not rows:
         return None
     rows.sort(key=lambda row: row['AP'])
-    figure, axes = new_figure(5.4, max(2.2, 0.9 + 0.26 * len(rows)))
+    figure, axes = new_figure(5.4, max(2.2, 0.9 + (0.26 if len(rows) <= 30 else 0.19) * len(rows)))
     places = np.arange(len(rows))
     values = [100 * row['AP'] for row in rows]
     bars = axes.barh(places, values, 0.72, color=MEASURED, label=label)

@@ -16,8 +16,8 @@ def simulate(random, images):
     """Return annotations of random images and what two detectors find in them.
 
     Each image has 3 objects. One detector finds an object with probability 0.7, the other with
-    0.55; on hard images, half of them, both do worse. Both have false alarms, and boxes that are off
-    by up to some pixels.
+    0.55; on hard images, half of them, both do worse. Both have false alarms, and boxes off by up
+    to some pixels.
     """
     truth = dict(
         images=[dict(id=i + 1, width=640, height=640) for i in range(images)],
