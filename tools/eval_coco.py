@@ -13,12 +13,16 @@ import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lip_mmdet import evaluation
 from lip_mmdet.errors import InputError, run_tool
 from lip_mmdet.evaluation import tables
 from lip_mmdet.evaluation.collector import collector_paused
 from lip_mmdet.files import replace_on_success, write_json
+
+if TYPE_CHECKING:
+    from lip_mmdet.evaluation.inference import DetectionFiles
 
 
 def parse_args() -> argparse.Namespace:
@@ -80,7 +84,8 @@ def main() -> None:
         files = run_inference(args)
         if files is None:
             return
-        args.ann, args.results = map(str, files)
+        args.ann, args.results = str(files.ann_file), str(files.results)
+        args.images = args.images or str(files.image_folder)
     if args.submission:
         write_submission(args)
     else:
@@ -112,7 +117,8 @@ def check_combination(args: argparse.Namespace) -> None:
         raise InputError(f'--resamples is {args.resamples}; it has to be at least 1')
 
 
-def run_inference(args: argparse.Namespace) -> tuple[Path, Path] | None:
+def run_inference(args: argparse.Namespace) -> DetectionFiles | None:
+    """Return the files that inference wrote and read, None in every process but the first."""
     if args.local_rank is not None:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     from mmengine.config import DictAction

@@ -8,10 +8,20 @@ from __future__ import annotations
 
 import importlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lip_mmdet.errors import InputError
+
+
+@dataclass(frozen=True)
+class DetectionFiles:
+    """Where the annotations, the detections and the images are."""
+
+    ann_file: Path
+    results: Path
+    image_folder: Path
 
 
 def detect(
@@ -23,7 +33,7 @@ def detect(
     launcher: str = 'none',
     ann_file: str | os.PathLike | None = None,
     image_folder: str | os.PathLike | None = None,
-) -> tuple[Path, Path] | None:
+) -> DetectionFiles | None:
     """Run a detector over its config's test data and write the detections as COCO results.
 
     Args:
@@ -36,7 +46,7 @@ def detect(
         image_folder: images in place of the config's.
 
     Returns:
-        The annotation file and the results file, or None in every process but the first.
+        The files, or None in every process but the first.
 
     Raises:
         InputError: the config, its test data or the checkpoint is missing or unusable.
@@ -77,7 +87,12 @@ def detect(
             join_processes_on_cpu(launcher, bool(config.get('find_unused_parameters')))
         )
     Runner.from_cfg(config).test()
-    return (ann_file, Path(f'{prefix}.bbox.json')) if is_main_process() else None
+    if not is_main_process():
+        return None
+    images = Path(dataset.get('data_root') or '') / (dataset.get('data_prefix') or {}).get(
+        'img', ''
+    )
+    return DetectionFiles(ann_file, Path(f'{prefix}.bbox.json'), images)
 
 
 def _coco_dataset(config: Any) -> Any:

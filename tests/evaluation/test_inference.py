@@ -43,7 +43,10 @@ def test_two_processes_give_the_figures_of_one(project):
     folder, config, checkpoint, annotations = project
     one, two = folder / 'one', folder / 'two'
     tool = (TOOL, config, checkpoint, '--out-json')
-    run(sys.executable, *tool, one / 'out.json', '--work-dir', one, folder=folder)
+    options = ('--work-dir', one, '--report', one / 'report')
+    run(sys.executable, *tool, one / 'out.json', *options, folder=folder)
+    # The report finds the images where the config has them.
+    assert len(list((one / 'report').glob('worst_*.png'))) == 5
     # Five images do not divide by two: the image that pads the second part must not count twice.
     launch = ('-m', 'torch.distributed.run', '--nproc_per_node=2', f'--master_port={free_port()}')
     options = ('--work-dir', two, '--launcher', 'pytorch')
