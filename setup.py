@@ -51,8 +51,8 @@ setup(
         'packaging',
         'pycocotools',
         'rich',
-        'matplotlib',
+        'matplotlib>=3.7',
     ],
-    extras_require={'fast-eval': ['faster-coco-eval>=1.6']},
+    extras_require={'fast-eval': ['faster-coco-eval>=1.6.5']},
     cmdclass={'build_py': BuildWithConfigs},
 )
