@@ -45,6 +45,13 @@ class Window(NamedTuple):
                 f'padding {self.padding}'
             )
 
+    def out_size(self, x: Tensor) -> tuple[int, int]:
+        """Return the height and width of ``x`` after pooling."""
+        return tuple(
+            (n + 2 * p - k) // s + 1
+            for n, k, s, p in zip(x.shape[2:], self.kernel_size, self.stride, self.padding)
+        )
+
     def offsets(self, size: Sequence[int], out_size: Sequence[int]) -> Iterator[_Slices]:
         """Yield, for each offset in the window, its input positions and the outputs they go to."""
         rows, columns = (
