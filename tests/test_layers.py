@@ -14,7 +14,9 @@ from lip_mmdet.layers import (
     ProjectionLogit,
     SimplifiedLogit,
     SoftGate,
+    set_implementation,
 )
+from lip_mmdet.ops import lip2d
 
 LOGITS = [
     dict(type='SimplifiedLogit'),
@@ -57,6 +59,7 @@ def test_every_pool_starts_as_average_pooling(logit, window):
 
 
 def test_average_softpool_and_max_pooling_are_config_lines():
+    torch.manual_seed(0)
     x = torch.randn(2, 8, 8, 8, dtype=torch.float64)
 
     def pool(scale):
@@ -86,6 +89,27 @@ def test_logit_learns_what_matters():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.3 * losses[0]
+
+
+@pytest.mark.parametrize('logit', [*LOGITS, dict(type='SimplifiedLogit', gate_coefficient=None)])
+def test_implementations_equal_the_pooled_logit(logit):
+    """Pooling in one go is pooling by the logit that the module would write down."""
+    torch.manual_seed(0)
+    pool = LIPPool2d(8, logit).double()
+    for parameter in pool.parameters():
+        nn.init.normal_(parameter)
+    x = torch.randn(2, 8, 9, 12, dtype=torch.float64)
+    expected = lip2d(x, pool.logit(x))
+    torch.testing.assert_close(pool(x), expected)
+    set_implementation(pool, 'reference')
+    torch.testing.assert_close(pool(x), expected)
+
+
+def test_implementation_is_chosen_by_config():
+    pool = MODELS.build(dict(type='LIPPool2d', in_channels=4, implementation='reference'))
+    assert pool.logit.implementation == pool.logit.norm.implementation == 'reference'
+    with pytest.raises(ValueError, match="'quick'; there are 'fused' and 'reference'"):
+        LIPPool2d(4, implementation='quick')
 
 
 def test_soft_gate_is_twelve_sigmoid():

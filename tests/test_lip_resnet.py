@@ -483,6 +483,46 @@ def test_checkpointing_changes_no_number():
         torch.testing.assert_close(a.grad, b.grad, msg=name)
 
 
+@pytest.mark.parametrize('size', [(64, 64), (33, 50)])
+def test_implementations_and_memory_formats_give_the_same_numbers(size):
+    torch.manual_seed(0)
+    options = dict(zero_init_residual=False, norm_eval=False, **SMALL)
+    reference = LIPResNet(50, implementation='reference', channels_last=False, **options).double()
+    for head in heads(reference):
+        nn.init.normal_(head.conv.weight, std=0.3)
+    x = torch.rand(2, 3, *size, dtype=torch.float64)
+    expected = reference.train()(x)
+    sum(f.square().mean() for f in expected).backward()
+    for channels_last in (None, False, True):
+        net = LIPResNet(50, channels_last=channels_last, **options).double().train()
+        net.load_state_dict(reference.state_dict())
+        for image in (x, x.contiguous(memory_format=torch.channels_last)):
+            net.zero_grad()
+            features = net(image)
+            assert all(f.is_contiguous() for f in features)
+            torch.testing.assert_close(features, expected, rtol=1e-9, atol=1e-9)
+            sum(f.square().mean() for f in features).backward()
+            for (name, p), q in zip(net.named_parameters(), reference.parameters()):
+                torch.testing.assert_close(p.grad, q.grad, rtol=1e-7, atol=1e-9, msg=name)
+
+
+def test_implementations_share_their_state_dict():
+    fused, reference = (LIPResNet(50, implementation=i, **SMALL) for i in ('fused', 'reference'))
+    assert list(fused.state_dict()) == list(reference.state_dict())
+    reference.load_state_dict(fused.state_dict())
+
+
+def test_deformable_networks_read_any_memory_format():
+    """mmcv's deformable convolutions take memory as contiguous, whatever the strides say."""
+    torch.manual_seed(0)
+    net = LIPResNetMD(50, **SMALL).eval()
+    for module in net.modules():
+        if hasattr(module, 'conv_offset'):
+            nn.init.normal_(module.conv_offset.weight, std=0.1)
+    x = torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(net(x.contiguous(memory_format=torch.channels_last)), net(x))
+
+
 @pytest.mark.parametrize('size', [(1, 1), (5, 9), (17, 31), (32, 32), (33, 65)])
 @pytest.mark.parametrize('depth', [18, 50])
 def test_small_images_train(size, depth):
@@ -525,6 +565,7 @@ def test_a_copy_works():
         (dict(depth=50, lip_stages=(False, True)), 'as many lip_stages and strides'),
         (dict(depth=50, strides=(1, 2)), 'num_stages=4'),
         (dict(depth=50, style='caffe'), "style='pytorch'"),
+        (dict(depth=50, dcn=dict(type='DCNv2'), channels_last=True), 'channels_last out where dcn'),
         (dict(depth=18, dcn=dict(type='DCNv2')), 'dcn needs .* instead of 18'),
         (dict(depth=34, plugins=[]), 'plugins needs .* instead of 34'),
     ],

@@ -15,9 +15,8 @@ from mmdet.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from lip_mmdet.layers import BottleneckLogit, LogitHead, LogitTrunk
+from lip_mmdet.layers import BottleneckLogit, LogitHead, LogitTrunk, pool_by_importance
 from lip_mmdet.layers.logit_modules import DEFAULT_GATE, DEFAULT_WIDTH
-from lip_mmdet.ops import lip2d
 
 
 class LIPBlock(BaseModule):
@@ -65,9 +64,17 @@ class LIPBlock(BaseModule):
         self.downsample = downsample
         self.relu = nn.ReLU(inplace=True)
 
-    def pool(self, x: Tensor, logit: Tensor) -> Tensor:
-        """Pool a (N, C, H, W) map to (N, C, ceil(H / stride), ceil(W / stride))."""
-        return lip2d(x, logit, self.kernel_size, self.stride, self.stride - 1)
+    def pool(self, x: Tensor, features: Tensor | None, logit: nn.Module) -> Tensor:
+        """Pool a (N, C, H, W) map to (N, C, ceil(H / stride), ceil(W / stride)).
+
+        Args:
+            x: the map.
+            features: what the logit module looks at; default: the map.
+            logit: the logit module.
+        """
+        features = x if features is None else features
+        window = self.kernel_size, self.stride, self.stride - 1
+        return pool_by_importance(x, features, logit, *window)
 
     def residual(self, x: Tensor, features: Tensor | None) -> Tensor:
         """Return the residual branch of ``x``; ``features`` are the trunk's, if one is shared."""
@@ -83,9 +90,8 @@ class LIPBlock(BaseModule):
 
     def _sum(self, x: Tensor) -> Tensor:
         features = None if self.logit_trunk is None else self.logit_trunk(x)
-        logit = self.shortcut_logit(x if features is None else features)
         out = self.residual(x, features)
-        out += self.downsample(self.pool(x, logit))
+        out += self.downsample(self.pool(x, features, self.shortcut_logit))
         return out
 
 
@@ -133,7 +139,7 @@ class LIPBasicBlock(LIPBlock):
 
     def residual(self, x: Tensor, features: Tensor | None) -> Tensor:
         """LIP - conv1x1 - norm - ReLU - conv3x3 - norm."""
-        out = self.pool(x, self.residual_logit(x if features is None else features))
+        out = self.pool(x, features, self.residual_logit)
         out = self.relu(self.norm1(self.conv1(out)))
         return self.norm2(self.conv2(out))
 
@@ -205,7 +211,7 @@ class LIPBottleneck(LIPBlock):
         """conv1x1 - norm - ReLU - LIP - conv1x1 - norm - ReLU - conv1x1 - norm."""
         out = self.relu(self.norm1(self.conv1(x)))
         out = self.forward_plugin(out, self.after_conv1)
-        out = self.pool(out, self.residual_logit(out if features is None else features))
+        out = self.pool(out, features, self.residual_logit)
         out = self.relu(self.norm2(self.conv2(out)))
         out = self.forward_plugin(out, self.after_conv2)
         out = self.norm3(self.conv3(out))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Sequence
 
+import torch
 from mmcv.cnn import build_conv_layer, build_norm_layer
 from mmdet.models.backbones.resnet import BasicBlock
 from mmdet.models.layers import ResLayer
@@ -18,7 +19,7 @@ from lip_mmdet.backbones.base import ReleasedResNet
 from lip_mmdet.backbones.checkpoints import OfficialNames
 from lip_mmdet.backbones.lip_blocks import LIPBasicBlock, LIPBottleneck
 from lip_mmdet.errors import InputError
-from lip_mmdet.layers import LIPPool2d
+from lip_mmdet.layers import LIPPool2d, set_implementation
 from lip_mmdet.layers.logit_modules import with_gate
 
 # Names in the state dicts of the authors' released networks, and ours.
@@ -56,14 +57,21 @@ class LIPResNet(ReleasedResNet):
             ``dict(type='BottleneckLogit', width=128)``, whose trunk a block's two LIPs share.
         gate_coefficient: of the soft gate in all of them; None leaves the gate out. A logit config
             that has its own keeps it.
+        implementation: ``'fused'``, or ``'reference'`` for LIP composed of PyTorch's operators as
+            released: the same numbers and parameters, slower.
+        channels_last: run in PyTorch's channels_last memory format inside, whatever the format of
+            the input; default: on the CPU, where it is faster (``docs/performance.md``). Features
+            come out contiguous either way, for mmcv's RoIAlign misreads other formats. Networks
+            with ``dcn`` run contiguous, for so do mmcv's deformable convolutions.
         **kwargs: as in ``mmdet.models.ResNet``. In a LIP block ``avg_down`` changes nothing but the
             numbering of the shortcut's layers, for LIP stands where the average pooling would;
             ``dcn`` finds no 3x3 convolution there; ``dilations`` count in the blocks that follow.
 
     Raises:
         InputError: unknown depth; ``lip_stages`` of the wrong length or true for a stage without
-            stride; ``style='caffe'`` with LIP in a bottleneck; ``dcn`` or ``plugins`` at depth 18
-            or 34, whose basic block has no place for them.
+            stride; ``style='caffe'`` with LIP in a bottleneck; ``channels_last=True`` with
+            ``dcn``; ``dcn`` or ``plugins`` at depth 18 or 34, whose basic block has no place for
+            them.
 
     Example:
         >>> import torch
@@ -86,6 +94,8 @@ class LIPResNet(ReleasedResNet):
         stem_logit: dict | None = None,
         stage_logit: dict | None = None,
         gate_coefficient: float | None = 12.0,
+        implementation: str = 'fused',
+        channels_last: bool | None = None,
         num_stages: int = 4,
         strides: Sequence[int] = (1, 2, 2, 2),
         style: str = 'pytorch',
@@ -104,6 +114,12 @@ class LIPResNet(ReleasedResNet):
                 f"{name}: style='caffe' strides the first 1x1 convolution, LIP replaces the "
                 "strided 3x3 of style='pytorch'; use that style, or switch lip_stages off"
             )
+        if channels_last and dcn is not None:
+            raise InputError(
+                f"{name}: mmcv's deformable convolutions misread channels_last maps; leave "
+                'channels_last out where dcn is given'
+            )
+        self.channels_last = channels_last
         self.lip_stem = lip_stem
         self.lip_stages = tuple(lip_stages)
         self.stem_logit = with_gate(stem_logit or dict(type='SimplifiedLogit'), gate_coefficient)
@@ -117,6 +133,7 @@ class LIPResNet(ReleasedResNet):
             plugins=plugins,
             **kwargs,
         )
+        set_implementation(self, implementation)
 
     def make_res_layer(self, **kwargs) -> nn.Module:
         """Build a stage; its first block is a LIP block where ``lip_stages`` says so."""
@@ -162,6 +179,14 @@ class LIPResNet(ReleasedResNet):
         super()._make_stem_layer(in_channels, stem_channels)
         if self.lip_stem:
             self.maxpool = LIPPool2d(stem_channels, self.stem_logit)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Map images, (N, in_channels, H, W), to the contiguous features of ``out_indices``."""
+        if self.dcn is not None:
+            x = x.contiguous()
+        elif self.channels_last or (self.channels_last is None and x.device.type == 'cpu'):
+            x = x.contiguous(memory_format=torch.channels_last)
+        return tuple(feature.contiguous() for feature in super().forward(x))
 
     def replaced_convolutions(self) -> set[str]:
         """Return the 1x1 convolutions that, after LIP, stand for a strided 3x3 one."""

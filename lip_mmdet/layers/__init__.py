@@ -4,6 +4,7 @@ from lip_mmdet.dependencies import require
 
 require('torch', 'mmcv', 'mmengine', 'mmdet')
 
+from lip_mmdet.layers.implementation import set_implementation  # noqa: E402
 from lip_mmdet.layers.instance_norm import InstanceNorm2d  # noqa: E402
 from lip_mmdet.layers.lip_pool import LIPPool2d  # noqa: E402
 from lip_mmdet.layers.logit_modules import (  # noqa: E402
@@ -13,6 +14,7 @@ from lip_mmdet.layers.logit_modules import (  # noqa: E402
     LogitTrunk,
     ProjectionLogit,
     SimplifiedLogit,
+    pool_by_importance,
 )
 from lip_mmdet.layers.sge import SGE  # noqa: E402
 from lip_mmdet.layers.soft_gate import SoftGate  # noqa: E402
@@ -28,4 +30,6 @@ __all__ = [
     'ProjectionLogit',
     'SimplifiedLogit',
     'SoftGate',
+    'pool_by_importance',
+    'set_implementation',
 ]

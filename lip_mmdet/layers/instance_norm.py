@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from lip_mmdet.ops import instance_norm, instance_norm_reference
+
 
 class InstanceNorm2d(nn.InstanceNorm2d):
     """Affine instance normalization that also takes 1x1 maps.
@@ -15,15 +17,22 @@ class InstanceNorm2d(nn.InstanceNorm2d):
     Args:
         num_features: channels of the (N, C, H, W) input.
         eps: added to the variance.
+
+    Attributes:
+        implementation: see :func:`lip_mmdet.layers.set_implementation`.
     """
+
+    implementation = 'fused'
 
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
         super().__init__(num_features, eps=eps, affine=True, track_running_stats=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalize each map of each image over its positions; shape and dtype stay."""
-        if x.shape[-2:].numel() == 1:
-            shift = self.bias.to(x.dtype).view(1, -1, 1, 1)
-            # Zero times the weight keeps it in the graph, as DDP wants of every parameter.
-            return (x - x) * self.weight.to(x.dtype).view(1, -1, 1, 1) + shift
-        return super().forward(x)
+    def forward(self, x: Tensor, relu: bool = False) -> Tensor:
+        """Normalize each map of each image over its positions; shape and dtype stay.
+
+        Args:
+            x: (N, num_features, H, W).
+            relu: apply ReLU to the result, in the same pass over the map.
+        """
+        normalize = instance_norm if self.implementation == 'fused' else instance_norm_reference
+        return normalize(x, self.weight, self.bias, self.eps, relu)

@@ -6,7 +6,8 @@ from mmdet.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor
 
-from lip_mmdet.ops import lip2d
+from lip_mmdet.layers.implementation import set_implementation
+from lip_mmdet.layers.logit_modules import pool_by_importance
 
 
 @MODELS.register_module()
@@ -22,6 +23,8 @@ class LIPPool2d(BaseModule):
         kernel_size: window, an int or (height, width).
         stride: step of the window, an int or (height, width).
         padding: padding on each side, an int or (height, width).
+        implementation: ``'fused'``, or ``'reference'`` for the composition of PyTorch's operators;
+            see :func:`lip_mmdet.layers.set_implementation`.
         init_cfg: MMEngine's initialization config.
 
     Example:
@@ -39,6 +42,7 @@ class LIPPool2d(BaseModule):
         kernel_size: int | tuple[int, int] = 3,
         stride: int | tuple[int, int] = 2,
         padding: int | tuple[int, int] = 1,
+        implementation: str = 'fused',
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -47,10 +51,11 @@ class LIPPool2d(BaseModule):
         self.kernel_size = kernel_size
         self.stride = stride
         self.padding = padding
+        set_implementation(self, implementation)
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool (N, in_channels, H, W); windows as in :func:`lip_mmdet.ops.lip2d`."""
-        return lip2d(x, self.logit(x), self.kernel_size, self.stride, self.padding)
+        return pool_by_importance(x, x, self.logit, self.kernel_size, self.stride, self.padding)
 
     def extra_repr(self) -> str:
         return f'kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}'

@@ -22,9 +22,31 @@ from torch import Tensor, nn
 
 from lip_mmdet.layers.instance_norm import InstanceNorm2d
 from lip_mmdet.layers.soft_gate import SoftGate
+from lip_mmdet.ops import gated_lip2d, gated_lip2d_reference, lip2d
 
 DEFAULT_WIDTH = 128
 DEFAULT_GATE = 12.0
+
+
+def pool_by_importance(
+    x: Tensor, features: Tensor, logit: nn.Module, kernel_size, stride, padding
+) -> Tensor:
+    """Pool a map by the importance that a logit module sees in features.
+
+    The result is ``lip2d(x, logit(features), ...)``. A module with a method ``pool`` is asked for
+    it, and may compute normalization, gate and pooling at once instead of writing its logit down.
+
+    Args:
+        x: (N, C, H, W) map to pool.
+        features: what the logit module looks at, of the same height and width; often ``x``.
+        logit: the logit module.
+        kernel_size: window; this, stride and padding as in :func:`lip_mmdet.ops.lip2d`.
+        stride: step of the window.
+        padding: padding on each side.
+    """
+    if hasattr(logit, 'pool'):
+        return logit.pool(x, features, kernel_size, stride, padding)
+    return lip2d(x, logit(features), kernel_size, stride, padding)
 
 
 class LogitHead(BaseModule):
@@ -38,7 +60,12 @@ class LogitHead(BaseModule):
         out_channels: channels of the logit, which are those of the map to pool.
         kernel_size: odd size of the convolution.
         gate_coefficient: the soft gate's; None leaves the gate out (an ablation).
+
+    Attributes:
+        implementation: see :func:`lip_mmdet.layers.set_implementation`.
     """
+
+    implementation = 'fused'
 
     def __init__(
         self,
@@ -59,6 +86,23 @@ class LogitHead(BaseModule):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) features to the (N, out_channels, H, W) logit."""
         return self.gate(self.norm(self.conv(x)))
+
+    def pool(self, x: Tensor, features: Tensor, kernel_size, stride, padding) -> Tensor:
+        """Pool ``x`` by the importance of ``features``; see :func:`pool_by_importance`."""
+        if not (type(self.norm) is InstanceNorm2d and type(self.gate) is SoftGate):
+            return lip2d(x, self(features), kernel_size, stride, padding)
+        pool = gated_lip2d if self.implementation == 'fused' else gated_lip2d_reference
+        return pool(
+            x,
+            self.conv(features),
+            self.norm.weight,
+            self.norm.bias,
+            self.gate.coefficient,
+            self.norm.eps,
+            kernel_size,
+            stride,
+            padding,
+        )
 
 
 class LogitTrunk(BaseModule):
@@ -81,12 +125,11 @@ class LogitTrunk(BaseModule):
         self.norm1 = InstanceNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.norm2 = InstanceNorm2d(width)
-        self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, width, H, W) features."""
-        x = self.relu(self.norm1(self.conv1(x)))
-        return self.relu(self.norm2(self.conv2(x)))
+        x = self.norm1(self.conv1(x), relu=True)
+        return self.norm2(self.conv2(x), relu=True)
 
 
 @MODELS.register_module()
@@ -141,6 +184,10 @@ class BottleneckLogit(BaseModule):
     def forward(self, x: Tensor) -> Tensor:
         """Map the (N, in_channels, H, W) map to pool to its logit, of the same shape."""
         return self.head(self.trunk(x))
+
+    def pool(self, x: Tensor, features: Tensor, kernel_size, stride, padding) -> Tensor:
+        """Pool ``x`` by the importance of ``features``; see :func:`pool_by_importance`."""
+        return self.head.pool(x, self.trunk(features), kernel_size, stride, padding)
 
 
 @MODELS.register_module()

@@ -1,5 +1,14 @@
 """Operators on tensors. They need torch and nothing else."""
 
+from lip_mmdet.ops.gated_lip import gated_lip2d
+from lip_mmdet.ops.instance_norm import instance_norm
 from lip_mmdet.ops.lip import lip2d
+from lip_mmdet.ops.reference import gated_lip2d_reference, instance_norm_reference
 
-__all__ = ['lip2d']
+__all__ = [
+    'gated_lip2d',
+    'gated_lip2d_reference',
+    'instance_norm',
+    'instance_norm_reference',
+    'lip2d',
+]

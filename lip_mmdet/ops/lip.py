@@ -13,14 +13,12 @@ of the input, so in float32 the forward pass allocates nothing of the input's si
 
 from __future__ import annotations
 
-from typing import Iterator, NamedTuple, Sequence, Union
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-IntPair = Union[int, Sequence[int]]
+from lip_mmdet.ops.window import IntPair, Window, check_maps
 
 
 def lip2d(
@@ -52,65 +50,10 @@ def lip2d(
         ValueError: the tensors are not 4-D, not floating or of different shapes or devices; or the
             window is empty, not covered by the padded input, or padded by more than half.
     """
-    window = _Window.parse(kernel_size, stride, padding)
-    _check_tensors(x, logit)
+    window = Window.parse(kernel_size, stride, padding)
+    check_maps(x=x, logit=logit)
     window.check_fits(x)
     return _LIP2d.apply(x, logit, window)
-
-
-class _Slices(NamedTuple):
-    """Where the members of all windows at one offset lie."""
-
-    inputs: tuple[slice, slice]
-    outputs: tuple[slice, slice]
-
-
-class _Window(NamedTuple):
-    """Geometry of the windows, each field a (height, width) pair."""
-
-    kernel_size: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-
-    @classmethod
-    def parse(cls, kernel_size: IntPair, stride: IntPair, padding: IntPair) -> _Window:
-        window = cls(
-            _pair('kernel_size', kernel_size, least=1),
-            _pair('stride', stride, least=1),
-            _pair('padding', padding, least=0),
-        )
-        if any(p > k // 2 for p, k in zip(window.padding, window.kernel_size)):
-            raise ValueError(
-                f'padding {window.padding} is more than half of kernel_size {window.kernel_size}: '
-                'some windows would hold padding only'
-            )
-        return window
-
-    def check_fits(self, x: Tensor) -> None:
-        padded = tuple(n + 2 * p for n, p in zip(x.shape[2:], self.padding))
-        if min(x.shape[2:]) < 1 or any(n < k for n, k in zip(padded, self.kernel_size)):
-            raise ValueError(
-                f'kernel_size {self.kernel_size} does not fit input of shape {tuple(x.shape)} with '
-                f'padding {self.padding}'
-            )
-
-    def offsets(self, size: Sequence[int], out_size: Sequence[int]) -> Iterator[_Slices]:
-        """Yield, for each offset in the window, its input positions and the outputs they go to."""
-        rows, columns = (
-            [self._axis(axis, k, size[axis], out_size[axis]) for k in range(self.kernel_size[axis])]
-            for axis in (0, 1)
-        )
-        for row_inputs, row_outputs in rows:
-            for column_inputs, column_outputs in columns:
-                yield _Slices((row_inputs, column_inputs), (row_outputs, column_outputs))
-
-    def _axis(self, axis: int, offset: int, size: int, out_size: int) -> tuple[slice, slice]:
-        stride, shift = self.stride[axis], offset - self.padding[axis]
-        first = max(0, -(shift // stride))  # first output whose member is not left of the input
-        last = min(out_size - 1, (size - 1 - shift) // stride)  # last one not right of it
-        stop = max(first, last + 1)
-        start = first * stride + shift
-        return slice(start, start + (stop - first) * stride, stride), slice(first, stop)
 
 
 class _LIP2d(torch.autograd.Function):
@@ -123,7 +66,7 @@ class _LIP2d(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, logit: Tensor, window: _Window) -> Tensor:
+    def forward(ctx, x: Tensor, logit: Tensor, window: Window) -> Tensor:
         values, g = _widen(x, logit)
         maximum = F.max_pool2d(g, *window)
         weighted = torch.zeros_like(maximum)
@@ -172,23 +115,3 @@ def _widen(x: Tensor, logit: Tensor) -> tuple[Tensor, Tensor]:
     """Take both to the dtype of the arithmetic: float64 if either has it, float32 otherwise."""
     dtype = torch.float64 if torch.float64 in (x.dtype, logit.dtype) else torch.float32
     return x.to(dtype), logit.to(dtype)
-
-
-def _pair(name: str, value: IntPair, least: int) -> tuple[int, int]:
-    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(pair) != 2 or not all(isinstance(v, int) and v >= least for v in pair):
-        raise ValueError(
-            f'{name} must be an int or a pair of ints of at least {least}, not {value!r}'
-        )
-    return pair
-
-
-def _check_tensors(x: Tensor, logit: Tensor) -> None:
-    if x.dim() != 4 or x.shape != logit.shape:
-        raise ValueError(
-            f'x and logit must both be (N, C, H, W), not {tuple(x.shape)} and {tuple(logit.shape)}'
-        )
-    if not (x.is_floating_point() and logit.is_floating_point()):
-        raise ValueError(f'x and logit must be floating point, not {x.dtype} and {logit.dtype}')
-    if x.device != logit.device:
-        raise ValueError(f'x and logit must be on one device, not {x.device} and {logit.device}')

@@ -1,0 +1,244 @@
+"""Instance normalization, soft gate and LIP as one operator (arXiv 1908.04156, 3.2 and 3.4).
+
+The head of a logit module ends in ``G = c * sigmoid(z)`` with ``z = weight * normalized + bias``,
+and LIP averages each window with the weights ``exp(G)``. Together they need few passes:
+
+- Only ratios of weights within a window count. ``exp(c * sigmoid(z) - c / 2)`` is
+  ``exp(c / 2 * tanh(z / 2))``: weights around 1, between ``e^-6`` and ``e^6`` for the paper's 12. A
+  gated logit is bounded, so that no window needs its own maximum, as :func:`lip_mmdet.ops.lip2d`
+  does for logits of any size.
+- Normalization is ``raw * scale + shift`` once each map's mean and variance are known; the half in
+  ``z / 2`` goes into scale and shift.
+- Everything after the statistics happens tile by tile: the raw logit and the input are read once,
+  and the pooled map is all that is written.
+
+Backward recomputes the weights from the raw logit. With ``w`` the weight, ``D`` the total of a
+window, ``O`` its output and ``g`` the output's gradient::
+
+    A = sum of g / D, B = sum of g * O / D, over the windows that cover a position
+    dL/dI = w * A
+    dL/dG = w * (I * A - B)
+    dL/dz = dL/dG * c / 4 * (1 - tanh(z / 2)^2)
+
+and instance normalization takes two sums of ``dL/dz`` for each map, then one more multiply-add.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lip_mmdet.ops.instance_norm import (
+    affine_gradients,
+    check_affine,
+    instance_norm,
+    normalization_gradient,
+)
+from lip_mmdet.ops.lip import lip2d
+from lip_mmdet.ops.operator import Operator, exporting
+from lip_mmdet.ops.reference import gated_lip2d_reference
+from lip_mmdet.ops.tiles import (
+    Windows,
+    as_columns,
+    as_planes,
+    memory_format,
+    statistics,
+    widen,
+)
+from lip_mmdet.ops.window import IntPair, Window, check_maps
+
+# Up to here a window's total, and its product with any sensible input, fits float32. Past it each
+# window needs its own maximum after all.
+LARGEST_COEFFICIENT = 64.0
+
+
+def gated_lip2d(
+    x: Tensor,
+    raw: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    coefficient: float = 12.0,
+    eps: float = 1e-5,
+    kernel_size: IntPair = 3,
+    stride: IntPair = 2,
+    padding: IntPair = 1,
+) -> Tensor:
+    """Pool ``x`` by the importance ``exp(coefficient * sigmoid(instance_norm(raw)))``.
+
+    Args:
+        x: map to pool, (N, C, H, W), any floating dtype and memory format.
+        raw: output of the last convolution of a logit module, of ``x``'s shape; its floating dtype
+            may differ. Work is done in its memory format.
+        weight: scale of the normalization, (C,).
+        bias: shift of the normalization, (C,).
+        coefficient: the soft gate's, positive; 12 in the paper.
+        eps: added to the variance.
+        kernel_size: window, an int or (height, width).
+        stride: step of the window, an int or (height, width).
+        padding: positions added on each side, an int or (height, width), at most half the window.
+
+    Returns:
+        (N, C, H', W') of ``x``'s dtype, sizes as in :func:`lip_mmdet.ops.lip2d`. Arithmetic inside
+        is in float32, or in float64 if ``x`` or ``raw`` is.
+
+    Raises:
+        ValueError: as :func:`lip_mmdet.ops.lip2d`; or ``weight`` or ``bias`` is not (C,), or the
+            coefficient not positive.
+    """
+    window = Window.parse(kernel_size, stride, padding)
+    check_maps(x=x, raw=raw)
+    check_affine(raw, weight, bias)
+    window.check_fits(x)
+    if not coefficient > 0:
+        raise ValueError(f'the soft gate needs a positive coefficient, not {coefficient}')
+    if exporting():
+        return gated_lip2d_reference(x, raw, weight, bias, coefficient, eps, *window)
+    if coefficient > LARGEST_COEFFICIENT:
+        return lip2d(
+            x, coefficient * instance_norm(widen(raw), weight, bias, eps).sigmoid(), *window
+        )
+    layout = memory_format(raw)
+    maps = x.contiguous(memory_format=layout), raw.contiguous(memory_format=layout)
+    options = (float(coefficient), float(eps), *map(list, window))
+    return _OPERATOR((*maps, weight, bias), options)
+
+
+def _forward(
+    x: Tensor, raw: Tensor, weight: Tensor, bias: Tensor, options: tuple, training: bool
+) -> tuple:
+    coefficient, eps, window = _parse(options)
+    output, average, total, mean, rstd = _allocate(x, raw, weight, bias, options, training)
+    layout = memory_format(raw)
+    planes, values, result = (as_planes(t, layout) for t in (raw, x, output))
+    centre, factor = statistics(planes, eps)
+    # Of z / 2, which tanh takes.
+    scale = as_columns(weight, planes) * factor / 2
+    shift = as_columns(bias, planes) / 2 - centre * scale
+    if training:
+        mean.copy_(centre.view_as(mean))
+        rstd.copy_(factor.view_as(rstd))
+        averages, totals = as_planes(average, layout), as_planes(total, layout)
+    windows = Windows(window, planes, output.shape[2:], _dtype(x, raw))
+    weights, products = windows.padded_rows(), windows.padded_rows()
+    for tile in windows.tiles():
+        new = weights.move_to(tile)
+        products.move_to(tile)
+        weight_tile = torch.addcmul(
+            tile.of(shift), widen(tile.at(planes, new)), tile.of(scale), out=weights.at(new)
+        )
+        weight_tile.tanh_().mul_(coefficient / 2).exp_()
+        torch.mul(weight_tile, tile.at(values, new), out=products.at(new))
+        sums = windows.sum(products), windows.sum(weights)
+        _divide(*sums, out=tile.at(averages if training else result))
+        if training:
+            tile.at(totals).copy_(sums[1])
+            tile.at(result).copy_(tile.at(averages))
+    return output, average, total, mean, rstd
+
+
+def _backward(
+    grad_output: Tensor,
+    x: Tensor,
+    raw: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    average: Tensor,
+    total: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    options: tuple,
+) -> tuple:
+    coefficient, _, window = _parse(options)
+    layout = memory_format(raw)
+    grad_x = torch.empty_like(x, memory_format=layout)
+    grad_raw = torch.empty_like(raw, dtype=average.dtype, memory_format=layout)
+    planes, values, planes_grad, values_grad = (
+        as_planes(t, layout) for t in (raw, x, grad_raw, grad_x)
+    )
+    incoming, averages, totals = (as_planes(t, layout) for t in (grad_output, average, total))
+    mean, rstd = as_columns(mean, planes), as_columns(rstd, planes)
+    scale, shift = as_columns(weight, planes) * rstd, as_columns(bias, planes) / 2
+    half_scale = scale / 2
+    sums = torch.zeros_like(scale), torch.zeros_like(scale)
+    windows = Windows(window, planes, average.shape[2:], average.dtype)
+    for tile in windows.tiles():
+        own, reaching = windows.own(tile.rows), windows.reaching(tile.rows)
+        if own[0] >= own[1]:
+            continue
+        share = tile.at(incoming, reaching) / tile.at(totals, reaching)
+        a = windows.spread(share, reaching, own)
+        b = windows.spread(share.mul_(tile.at(averages, reaching)), reaching, own)
+        centred = widen(tile.at(planes, own)) - tile.of(mean)
+        gate = torch.addcmul(tile.of(shift), centred, tile.of(half_scale)).tanh_()
+        importance = (gate * (coefficient / 2)).exp_()
+        a.mul_(importance)
+        tile.at(values_grad, own).copy_(a)
+        logit_grad = a.mul_(tile.at(values, own)).sub_(b.mul_(importance))
+        # Without the factor coefficient / 4, which all that follows has in common.
+        target = tile.at(planes_grad, own)
+        torch.addcmul(logit_grad, logit_grad, gate.square_(), value=-1, out=target)
+        tile.of(sums[0]).add_(target.sum((2, 3), keepdim=True))
+        tile.of(sums[1]).add_(centred.mul_(target).sum((2, 3), keepdim=True))
+    factor = coefficient / 4
+    normalization_gradient(planes, planes_grad, mean, rstd, scale * factor, sums)
+    sums = tuple(s * factor for s in sums)
+    return grad_x, grad_raw.to(raw.dtype), *affine_gradients(sums, rstd, weight, bias)
+
+
+def _divide(dividend: Tensor, divisor: Tensor, out: Tensor) -> None:
+    if out.dtype == dividend.dtype:
+        torch.div(dividend, divisor, out=out)
+    else:
+        out.copy_(dividend.div_(divisor))
+
+
+def _allocate(
+    x: Tensor, raw: Tensor, weight: Tensor, bias: Tensor, options: tuple, training: bool
+) -> tuple:
+    _, _, window = _parse(options)
+    images, channels = x.shape[:2]
+    pooled = (images, channels, *window.out_size(x))
+    figures = (images, channels)
+    if not training:
+        pooled_kept, figures = (0, 0, 0, 0), (0, 0)
+    else:
+        pooled_kept = pooled
+    layout, dtype = memory_format(raw), _dtype(x, raw)
+
+    def empty(shape: tuple, dtype: torch.dtype) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=x.device, memory_format=layout)
+
+    statistic = torch.float64 if raw.dtype == torch.float64 else torch.float32
+    return (
+        empty(pooled, x.dtype),
+        empty(pooled_kept, dtype),
+        empty(pooled_kept, dtype),
+        x.new_empty(figures, dtype=statistic),
+        x.new_empty(figures, dtype=statistic),
+    )
+
+
+def _dtype(x: Tensor, raw: Tensor) -> torch.dtype:
+    return torch.promote_types(torch.promote_types(x.dtype, raw.dtype), torch.float32)
+
+
+def _parse(options: tuple) -> tuple[float, float, Window]:
+    coefficient, eps, *window = options
+    return coefficient, eps, Window(*map(tuple, window))
+
+
+_OPERATOR = Operator(
+    'gated_lip2d',
+    tensors=('x', 'raw', 'weight', 'bias'),
+    options=(
+        'float coefficient',
+        'float eps',
+        'int[] kernel_size',
+        'int[] stride',
+        'int[] padding',
+    ),
+    kept=('average', 'total', 'mean', 'rstd'),
+    forward=_forward,
+    backward=_backward,
+    allocate=_allocate,
+)

@@ -1,0 +1,340 @@
+"""The fused operators against their formulas in float64, and within PyTorch's machinery."""
+
+import itertools
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.autograd import gradcheck
+from torch.utils.checkpoint import checkpoint
+
+from lip_mmdet.ops import (
+    gated_lip2d,
+    gated_lip2d_reference,
+    instance_norm,
+    instance_norm_reference,
+    lip2d,
+    tiles,
+)
+from lip_mmdet.ops.operator import HAS_CUSTOM_OPERATORS
+
+LAST = torch.channels_last
+LAYOUTS = [torch.contiguous_format, LAST]
+WINDOWS = [
+    (3, 2, 1),
+    (2, 2, 0),
+    (1, 1, 0),
+    (3, 1, 1),
+    (5, 1, 2),  # windows that share more rows than they move by
+    (5, 3, 2),
+    (2, 3, 1),  # windows that skip positions
+    ((3, 2), (2, 1), (1, 0)),
+]
+SIZES = [(6, 8), (7, 5), (2, 9), (13, 3)]
+
+needs_custom_operators = pytest.mark.skipif(not HAS_CUSTOM_OPERATORS, reason='needs torch >= 2.4')
+
+
+def formula(x, raw, weight, bias, window, coefficient=12.0, eps=1e-5):
+    """Section 3.4's head and equation 2, in float64, of plain arithmetic."""
+    x, raw, weight, bias = (t.double() for t in (x, raw, weight, bias))
+    mean = raw.mean((2, 3), keepdim=True)
+    variance = (raw - mean).square().mean((2, 3), keepdim=True)
+    z = (raw - mean) / (variance + eps).sqrt() * weight[:, None, None] + bias[:, None, None]
+    importance = (coefficient * z.sigmoid()).exp()
+    pooled = [F.avg_pool2d(t, *window) for t in (x * importance, importance)]
+    return pooled[0] / pooled[1]
+
+
+def inputs(shape, dtype=torch.float64, layout=torch.contiguous_format, spread=2.0):
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*size):
+        return torch.randn(*size, generator=generator, dtype=torch.float64)
+
+    x, raw = draw(*shape), 1 + spread * draw(*shape)
+    maps = [t.to(dtype).contiguous(memory_format=layout) for t in (x, raw)]
+    affine = [draw(shape[1]).to(torch.promote_types(dtype, torch.float32)) for _ in range(2)]
+    return [t.requires_grad_() for t in (*maps, *affine)]
+
+
+def gradients(output, arguments):
+    generator = torch.Generator().manual_seed(1)
+    weights = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output.dtype)
+    return torch.autograd.grad(output, arguments, weights)
+
+
+def assert_close(results, expected, tolerance):
+    """Compare to ``tolerance`` times the largest value: sums that cancel have no digits to lose."""
+    for result, value in zip(results, expected):
+        scale = value.abs().max().item() if value.numel() else 1.0
+        torch.testing.assert_close(
+            result.double(), value.double(), rtol=0, atol=tolerance * max(scale, 1e-3)
+        )
+
+
+# --- the formulas ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+@pytest.mark.parametrize('window', WINDOWS)
+@pytest.mark.parametrize('tile_elements', [1, 100, 1 << 18])
+def test_forward_and_backward_equal_the_formula(monkeypatch, window, layout, tile_elements):
+    """Whatever the tiles, their borders and the rows that windows share across them."""
+    monkeypatch.setattr(tiles, 'TILE_ELEMENTS', tile_elements)
+    for size in SIZES:
+        arguments = inputs((2, 3, *size), layout=layout)
+        output = gated_lip2d(*arguments, 12.0, 1e-5, *window)
+        expected = formula(*arguments, window)
+        with torch.no_grad():
+            inferred = gated_lip2d(*arguments, 12.0, 1e-5, *window)
+        assert_close([output, inferred], [expected, expected], 1e-12)
+        assert_close(gradients(output, arguments), gradients(expected, arguments), 1e-11)
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+@pytest.mark.parametrize('relu', [False, True])
+@pytest.mark.parametrize('tile_elements', [1, 100, 1 << 18])
+def test_instance_norm_equals_pytorchs(monkeypatch, relu, layout, tile_elements):
+    monkeypatch.setattr(tiles, 'TILE_ELEMENTS', tile_elements)
+    for size in SIZES:
+        _, *arguments = inputs((2, 3, *size), layout=layout)
+        output = instance_norm(*arguments, relu=relu)
+        expected = F.instance_norm(arguments[0], weight=arguments[1], bias=arguments[2])
+        expected = expected.relu() if relu else expected
+        assert output.stride() == arguments[0].stride()
+        assert_close([output], [expected], 1e-12)
+        assert_close(gradients(output, arguments), gradients(expected, arguments), 1e-11)
+
+
+def test_gradients_are_right_numerically():
+    arguments = inputs((2, 2, 5, 4))
+    assert gradcheck(gated_lip2d, arguments)
+    assert gradcheck(instance_norm, arguments[1:])
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+@pytest.mark.parametrize('window', [(3, 2, 1), (2, 2, 0)])
+def test_single_precision_equals_the_reference(window, layout):
+    arguments = inputs((2, 8, 23, 31), torch.float32, layout)
+    output = gated_lip2d(*arguments, 12.0, 1e-5, *window)
+    reference = gated_lip2d_reference(*arguments, 12.0, 1e-5, *window)
+    assert_close([output], [reference], 1e-5)
+    assert_close(gradients(output, arguments), gradients(reference, arguments), 1e-5)
+    norm, norm_reference = (
+        f(*arguments[1:], relu=True) for f in (instance_norm, instance_norm_reference)
+    )
+    assert_close([norm], [norm_reference], 1e-5)
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+@pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float16, 2e-3), (torch.bfloat16, 1.5e-2)])
+def test_half_precision_rounds_only_what_it_returns(dtype, tolerance, layout):
+    arguments = inputs((2, 4, 9, 11), dtype, layout)
+    output = gated_lip2d(*arguments)
+    assert output.dtype == dtype
+    exact = [t.detach().double().requires_grad_() for t in arguments]
+    expected = formula(*exact, (3, 2, 1))
+    assert_close([output], [expected], tolerance)
+    grads = gradients(output, arguments)
+    assert [g.dtype for g in grads] == [a.dtype for a in arguments]
+    assert_close(grads, gradients(expected, exact), 2 * tolerance)
+
+
+def test_dtypes_and_layouts_may_differ():
+    """As they do under autocast, and where one branch of a network came in another format."""
+    x, raw, weight, bias = inputs((2, 4, 9, 11), torch.float32)
+    expected = gated_lip2d(x, raw, weight, bias)
+    assert_close([gated_lip2d(x.contiguous(memory_format=LAST), raw, weight, bias)], [expected], 0)
+    assert_close([gated_lip2d(x.bfloat16(), raw, weight, bias)], [expected], 1.5e-2)
+    assert gated_lip2d(x.bfloat16(), raw, weight, bias).dtype == torch.bfloat16
+    strided = [t.repeat_interleave(2, dim=-1)[..., ::2] for t in (x, raw)]
+    assert_close([gated_lip2d(*strided, weight, bias)], [expected], 0)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
+def test_no_logit_overflows(dtype):
+    """The gate wide open and shut in one window, in every dtype; and one that outgrows float32."""
+    x, raw, weight, bias = inputs((1, 2, 8, 8), dtype)
+    for scale, coefficient in ((1e3, 12.0), (1e3, 60.0), (1e3, 500.0), (0.0, 500.0)):
+        affine = (weight * scale).detach().requires_grad_(), bias
+        output = gated_lip2d(x, raw, *affine, coefficient)
+        for tensor in (output, *gradients(output, (x, raw, *affine))):
+            assert tensor.isfinite().all()
+
+
+def test_a_mean_far_from_zero_costs_no_digits():
+    x, raw, weight, bias = inputs((1, 4, 40, 40), torch.float32)
+    raw = (raw.detach() + 1000).requires_grad_()
+    expected = formula(x, raw, weight, bias, (3, 2, 1))
+    for layout in LAYOUTS:
+        moved = raw.contiguous(memory_format=layout)
+        assert_close([gated_lip2d(x, moved, weight, bias)], [expected], 1e-3)
+
+
+def test_single_positions_normalize_to_the_shift():
+    x, raw, weight, bias = inputs((2, 4, 1, 1), torch.float32)
+    assert_close([gated_lip2d(x, raw, weight, bias)], [x], 1e-6)
+    normalized = instance_norm(raw, weight, bias)
+    torch.testing.assert_close(normalized, bias.view(1, 4, 1, 1).expand_as(raw))
+    grad_raw, grad_weight, grad_bias = gradients(normalized, (raw, weight, bias))
+    assert grad_raw.abs().max() == 0
+    assert grad_weight.abs().max() == 0
+    assert grad_bias.abs().min() > 0
+
+
+def test_a_closed_gate_is_average_pooling():
+    x, raw, weight, bias = inputs((1, 3, 9, 8), torch.float32)
+    average = F.avg_pool2d(x, 3, 2, 1, count_include_pad=False)
+    assert_close([gated_lip2d(x, raw, 0 * weight, bias)], [average], 1e-6)
+
+
+def test_equals_lip2d_of_the_written_logit():
+    x, raw, weight, bias = inputs((2, 3, 9, 8))
+    logit = 12 * instance_norm(raw, weight, bias).sigmoid()
+    assert_close([gated_lip2d(x, raw, weight, bias)], [lip2d(x, logit)], 1e-12)
+
+
+def test_empty_batch():
+    arguments = inputs((0, 4, 8, 8), torch.float32)
+    output = gated_lip2d(*arguments)
+    assert output.shape == (0, 4, 4, 4)
+    assert all(g.abs().sum() == 0 for g in gradients(output, arguments))
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
+def test_what_follows_may_overwrite_the_output_in_place(dtype):
+    arguments = inputs((1, 2, 8, 8), dtype)
+    expected = torch.autograd.grad(gated_lip2d(*arguments).relu().sum(), arguments)
+    assert_close(torch.autograd.grad(gated_lip2d(*arguments).relu_().sum(), arguments), expected, 0)
+
+
+# --- PyTorch's machinery --------------------------------------------------------------------------
+
+
+@needs_custom_operators
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_operators_are_registered_as_pytorch_wants_them(layout):
+    """Schema, fake tensors, autograd registration, and tracing with symbolic shapes."""
+    x, raw, weight, bias = inputs((2, 3, 6, 7), torch.float32, layout)
+    window = [3, 3], [2, 2], [1, 1]
+    checks = (
+        'test_schema',
+        'test_autograd_registration',
+        'test_faketensor',
+        'test_aot_dispatch_dynamic',
+    )
+    for training in (True, False):
+        arguments = (x, raw, weight, bias, 12.0, 1e-5, *window, training)
+        if not training:
+            arguments = tuple(a.detach() if isinstance(a, torch.Tensor) else a for a in arguments)
+        torch.library.opcheck(torch.ops.lip_mmdet.gated_lip2d, arguments, test_utils=checks)
+    arguments = (raw, weight, bias, 1e-5, True, True)
+    torch.library.opcheck(torch.ops.lip_mmdet.instance_norm, arguments, test_utils=checks)
+
+
+@needs_custom_operators
+def test_compiles_in_one_graph_and_for_varying_shapes():
+    compiled = torch.compile(gated_lip2d, fullgraph=True, dynamic=True, backend='aot_eager')
+    for shape, layout in itertools.product([(2, 3, 9, 8), (2, 3, 12, 7)], LAYOUTS):
+        arguments = inputs(shape, torch.float32, layout)
+        output, expected = compiled(*arguments), gated_lip2d(*arguments)
+        assert output.stride() == expected.stride()
+        assert_close([output], [expected], 0)
+        assert_close(gradients(output, arguments), gradients(expected, arguments), 0)
+
+
+@needs_custom_operators
+def test_gradients_of_each_image_by_torch_func():
+    x, raw, weight, bias = (t.detach() for t in inputs((3, 4, 6, 7)))
+
+    def loss(weight, bias, x, raw):
+        return gated_lip2d(x[None], raw[None], weight, bias).square().sum()
+
+    grads = torch.func.vmap(torch.func.grad(loss, argnums=(0, 1, 2, 3)), (None, None, 0, 0))(
+        weight, bias, x, raw
+    )
+    for i in range(3):
+        alone = [t.clone().requires_grad_() for t in (weight, bias, x[i], raw[i])]
+        expected = torch.autograd.grad(loss(*alone), alone)
+        assert_close([g[i] for g in grads], expected, 1e-10)
+
+
+def test_checkpointing_changes_no_number():
+    arguments = inputs((2, 3, 9, 8))
+    expected = gradients(gated_lip2d(*arguments), arguments)
+    again = gradients(checkpoint(gated_lip2d, *arguments, use_reentrant=False), arguments)
+    assert_close(again, expected, 0)
+
+
+def test_autocast_leaves_dtypes_alone():
+    x, raw, weight, bias = inputs((2, 3, 9, 8), torch.bfloat16)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        output = gated_lip2d(x, raw, weight, bias)
+    assert output.dtype == torch.bfloat16
+    assert_close([output], [gated_lip2d(x, raw, weight, bias)], 0)
+
+
+def test_only_some_inputs_need_gradients():
+    """A frozen stem's map, or frozen parameters."""
+    arguments = inputs((1, 3, 8, 8))
+    expected = gradients(gated_lip2d(*arguments), arguments)
+    for only in range(4):
+        some = [a.detach().requires_grad_(i == only) for i, a in enumerate(arguments)]
+        assert_close(gradients(gated_lip2d(*some), [some[only]]), [expected[only]], 0)
+
+
+def test_tracing_writes_standard_operators():
+    arguments = [t.detach() for t in inputs((2, 3, 9, 8), torch.float32)]
+    traced = torch.jit.trace(lambda *a: instance_norm(gated_lip2d(*a), *a[2:]), tuple(arguments))
+    assert 'lip_mmdet::' not in str(traced.inlined_graph)
+    expected = instance_norm(gated_lip2d(*arguments), *arguments[2:])
+    assert_close([traced(*arguments)], [expected], 1e-5)
+
+
+def test_without_custom_operators(monkeypatch):
+    """The autograd function of older torch gives the same."""
+    from lip_mmdet.ops import operator
+
+    arguments = inputs((2, 3, 9, 8))
+    expected = gated_lip2d(*arguments)
+    monkeypatch.setattr(operator, 'HAS_CUSTOM_OPERATORS', False)
+    output = gated_lip2d(*arguments)
+    assert_close([output], [expected], 0)
+    assert_close(gradients(output, arguments), gradients(expected, arguments), 0)
+    with torch.no_grad():
+        assert_close([gated_lip2d(*arguments)], [expected], 0)
+
+
+def test_operators_need_torch_alone():
+    code = (
+        'import sys\n'
+        'for name in ("mmdet", "mmcv", "mmengine", "triton"): sys.modules[name] = None\n'
+        'import torch\n'
+        'from lip_mmdet.ops import gated_lip2d\n'
+        'x = torch.rand(1, 2, 4, 4)\n'
+        'print(gated_lip2d(x, x, torch.ones(2), torch.zeros(2)).shape)\n'
+    )
+    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    ('call', 'message'),
+    [
+        (lambda x, w: gated_lip2d(x[0], x[0], w, w), r'\(4, 8, 8\)'),
+        (lambda x, w: gated_lip2d(x, x[:, :2], w, w), r'\(2, 2, 8, 8\)'),
+        (lambda x, w: gated_lip2d(x, x, w[:2], w), r'\(2,\) and \(4,\) for \(2, 4, 8, 8\)'),
+        (lambda x, w: gated_lip2d(x, x, w, w, coefficient=0), 'positive coefficient, not 0'),
+        (lambda x, w: gated_lip2d(x, x, w, w, kernel_size=0), 'kernel_size .* not 0'),
+        (lambda x, w: gated_lip2d(x, x, w, w, kernel_size=11), r'kernel_size \(11, 11\)'),
+        (lambda x, w: gated_lip2d(x.int(), x, w, w), 'torch.int32'),
+        (lambda x, w: instance_norm(x, w, w[:1]), r'\(4,\) and \(1,\) for \(2, 4, 8, 8\)'),
+        (lambda x, w: instance_norm(x.int(), w, w), 'torch.int32'),
+    ],
+)
+def test_bad_arguments_name_the_offending_value(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(torch.zeros(2, 4, 8, 8), torch.ones(4))
