@@ -15,6 +15,7 @@ NEXT = f"""
 What there is now, in {OUT}:
   predictions.png   detections beside ground truth
   loss.png          the training loss
+  report/           index.html: curves, kinds of errors, the worst images
   scores.txt        the table above; scores.json has the figures at full precision
   epoch_2.pth       the detector; train.log and eval.log tell how it came about
 
@@ -46,7 +47,8 @@ def main() -> None:
     annotations = OUT / 'data' / 'val.json'
     # Scored again from the files alone, as one does with the results of any detector.
     files = ['--ann', str(annotations), '--results', str(results)]
-    run(['tools/eval_coco.py', *files], OUT / 'scores.txt', show='')
+    report = ['--report', str(OUT / 'report'), '--images', str(OUT / 'data' / 'images')]
+    run(['tools/eval_coco.py', *files, *report], OUT / 'scores.txt', show='')
 
     truth = load_ground_truth(annotations)
     detections = load_detections(results, truth)
