@@ -22,7 +22,7 @@ from lip_mmdet.evaluation.collector import collector_paused
 from lip_mmdet.files import replace_on_success, write_json
 
 if TYPE_CHECKING:
-    from lip_mmdet.evaluation.inference import DetectionFiles
+    from lip_mmdet.engine.inference import DetectionFiles
 
 
 def parse_args() -> argparse.Namespace:
@@ -123,7 +123,7 @@ def run_inference(args: argparse.Namespace) -> DetectionFiles | None:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     from mmengine.config import DictAction
 
-    from lip_mmdet.evaluation.inference import detect
+    from lip_mmdet.engine.inference import detect
 
     parser = argparse.ArgumentParser()
     parser.add_argument('--cfg-options', nargs='*', action=DictAction)

@@ -1,1 +1,1 @@
-"""What the plugin adds to MMEngine's running of a detector: safe checkpoints, checked configs."""
+"""Running a detector: safe checkpoints, checked configs, MMDetection's commands, inference."""

@@ -83,8 +83,8 @@ def test_a_test_dev_submission_comes_from_config_and_checkpoint(project):
 
 
 def test_a_missing_config_checkpoint_or_dataset_is_named(project):
+    from lip_mmdet.engine.inference import detect
     from lip_mmdet.errors import InputError
-    from lip_mmdet.evaluation.inference import detect
 
     folder, config, checkpoint, _ = project
     with pytest.raises(InputError, match=r'no\.py'):
