@@ -306,6 +306,8 @@ def test_ctrl_c_leaves_no_half_written_file(tmp_path):
         [sys.executable, str(TOOL), *map(str, files), '--out-json', str(out)],
         stderr=subprocess.PIPE,
         text=True,
+        # Whoever runs the tests in the background ignores Ctrl-C, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob('.out.json.*')) and time.monotonic() < deadline:
