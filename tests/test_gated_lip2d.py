@@ -17,6 +17,7 @@ from lip_mmdet.ops import (
     instance_norm_reference,
     lip2d,
     tiles,
+    to_contiguous,
 )
 from lip_mmdet.ops.operator import HAS_CUSTOM_OPERATORS
 
@@ -209,6 +210,19 @@ def test_what_follows_may_overwrite_the_output_in_place(dtype):
     arguments = inputs((1, 2, 8, 8), dtype)
     expected = torch.autograd.grad(gated_lip2d(*arguments).relu().sum(), arguments)
     assert_close(torch.autograd.grad(gated_lip2d(*arguments).relu_().sum(), arguments), expected, 0)
+
+
+@pytest.mark.parametrize('size', [(2, 3, 6, 7), (1, 2, 1, 5), (2, 1, 4, 4)])
+def test_to_contiguous_changes_strides_alone(size):
+    x = torch.randn(size, dtype=torch.float64).contiguous(memory_format=LAST).requires_grad_()
+    output = to_contiguous(x)
+    assert output.is_contiguous()
+    assert torch.equal(output, x)
+    weights = torch.randn(size, dtype=torch.float64)
+    for grad in (weights, weights.contiguous(memory_format=LAST)):
+        (result,) = torch.autograd.grad(output, x, grad, retain_graph=True)
+        assert torch.equal(result, weights)
+        assert result.is_contiguous(memory_format=LAST)
 
 
 # --- PyTorch's machinery --------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from lip_mmdet.backbones.checkpoints import OfficialNames, check_pretrained, pre
 from lip_mmdet.backbones.lip_blocks import LIPBasicBlock, LIPBottleneck
 from lip_mmdet.errors import InputError
 from lip_mmdet.layers import LIPPool2d, set_implementation
+from lip_mmdet.ops import to_contiguous
 
 # Names in the state dicts of the authors' released networks, and ours.
 OFFICIAL_RULES = {
@@ -190,7 +191,7 @@ class LIPResNet(ResNet):
             x = x.contiguous()
         elif self.channels_last or (self.channels_last is None and x.device.type == 'cpu'):
             x = x.contiguous(memory_format=torch.channels_last)
-        return tuple(feature.contiguous() for feature in super().forward(x))
+        return tuple(to_contiguous(feature) for feature in super().forward(x))
 
     def _freeze_stages(self) -> None:
         super()._freeze_stages()
