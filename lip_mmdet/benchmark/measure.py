@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import statistics
 import time
+from pathlib import Path
 from typing import Callable
 
 import torch
@@ -80,14 +80,19 @@ def peak_memory(build: Callable, arguments: tuple, device: str) -> float:
 
 
 def _resident(queue, build: Callable, arguments: tuple) -> None:
-    import resource
-
     if build.__module__.endswith('backbones'):
         import mmdet.models  # noqa: F401  what importing takes is not the case's
 
         import lip_mmdet.plugin  # noqa: F401
-    page = os.sysconf('SC_PAGE_SIZE')
-    with open('/proc/self/statm') as file:
-        before = int(file.read().split()[1]) * page
+    before = _status('VmRSS')
     build(*arguments)()
-    queue.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+    # Not getrusage's maximum, which a process inherits from the one that started it.
+    queue.put(_status('VmHWM') - before)
+
+
+def _status(name: str) -> int:
+    """Read one of Linux's figures of this process, in bytes."""
+    for line in Path('/proc/self/status').read_text().splitlines():
+        if line.startswith(f'{name}:'):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f'/proc/self/status has no {name}')
