@@ -1,8 +1,11 @@
 """The fused operators against their formulas in float64, and within PyTorch's machinery."""
 
+import importlib.util
 import itertools
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +20,7 @@ from lip_mmdet.ops import (
     instance_norm_reference,
     lip2d,
     tiles,
+    to_contiguous,
 )
 from lip_mmdet.ops.operator import HAS_CUSTOM_OPERATORS
 
@@ -67,11 +71,11 @@ def gradients(output, arguments):
 
 
 def assert_close(results, expected, tolerance):
-    """Compare to ``tolerance`` times the largest value: sums that cancel have no digits to lose."""
+    """Compare to ``tolerance`` times the largest value, or 1: sums that cancel have no digits."""
     for result, value in zip(results, expected):
         scale = value.abs().max().item() if value.numel() else 1.0
         torch.testing.assert_close(
-            result.double(), value.double(), rtol=0, atol=tolerance * max(scale, 1e-3)
+            result.double(), value.double(), rtol=0, atol=tolerance * max(scale, 1.0)
         )
 
 
@@ -211,6 +215,19 @@ def test_what_follows_may_overwrite_the_output_in_place(dtype):
     assert_close(torch.autograd.grad(gated_lip2d(*arguments).relu_().sum(), arguments), expected, 0)
 
 
+@pytest.mark.parametrize('size', [(2, 3, 6, 7), (1, 2, 1, 5), (2, 1, 4, 4)])
+def test_to_contiguous_changes_strides_alone(size):
+    x = torch.randn(size, dtype=torch.float64).contiguous(memory_format=LAST).requires_grad_()
+    output = to_contiguous(x)
+    assert output.is_contiguous()
+    assert torch.equal(output, x)
+    weights = torch.randn(size, dtype=torch.float64)
+    for grad in (weights, weights.contiguous(memory_format=LAST)):
+        (result,) = torch.autograd.grad(output, x, grad, retain_graph=True)
+        assert torch.equal(result, weights)
+        assert result.is_contiguous(memory_format=LAST)
+
+
 # --- PyTorch's machinery --------------------------------------------------------------------------
 
 
@@ -306,6 +323,28 @@ def test_without_custom_operators(monkeypatch):
     assert_close(gradients(output, arguments), gradients(expected, arguments), 0)
     with torch.no_grad():
         assert_close([gated_lip2d(*arguments)], [expected], 0)
+
+
+@pytest.mark.skipif(importlib.util.find_spec('triton') is None, reason='needs Triton')
+def test_gpu_kernels_equal_the_formula_in_tritons_interpreter():
+    """In a process of its own, for Triton decides on import how it runs."""
+    path = os.pathsep.join([str(Path(__file__).resolve().parent), *sys.path])
+    environment = dict(os.environ, TRITON_INTERPRET='1', PYTHONPATH=path)
+    command = [sys.executable, '-c', 'import triton_in_interpreter as t; t.main()']
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.parametrize('layout', LAYOUTS)
+@pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float32, 1e-5), (torch.float16, 4e-3)])
+def test_gpu_equals_cpu(dtype, tolerance, layout):
+    arguments = inputs((2, 8, 23, 31), dtype, layout)
+    moved = [a.detach().cuda().requires_grad_() for a in arguments]
+    output, expected = gated_lip2d(*moved), gated_lip2d(*arguments)
+    assert_close([output.cpu()], [expected], tolerance)
+    grads = gradients(output.cpu(), moved)
+    assert_close([g.cpu() for g in grads], gradients(expected, arguments), tolerance)
 
 
 def test_operators_need_torch_alone():

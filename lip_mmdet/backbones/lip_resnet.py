@@ -21,6 +21,7 @@ from lip_mmdet.backbones.lip_blocks import LIPBasicBlock, LIPBottleneck
 from lip_mmdet.errors import InputError
 from lip_mmdet.layers import LIPPool2d, set_implementation
 from lip_mmdet.layers.logit_modules import with_gate
+from lip_mmdet.ops import to_contiguous
 
 # Names in the state dicts of the authors' released networks, and ours.
 OFFICIAL_RULES = {
@@ -186,7 +187,7 @@ class LIPResNet(ReleasedResNet):
             x = x.contiguous()
         elif self.channels_last or (self.channels_last is None and x.device.type == 'cpu'):
             x = x.contiguous(memory_format=torch.channels_last)
-        return tuple(feature.contiguous() for feature in super().forward(x))
+        return tuple(to_contiguous(feature) for feature in super().forward(x))
 
     def replaced_convolutions(self) -> set[str]:
         """Return the 1x1 convolutions that, after LIP, stand for a strided 3x3 one."""

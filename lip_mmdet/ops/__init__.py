@@ -3,6 +3,7 @@
 from lip_mmdet.ops.gated_lip import gated_lip2d
 from lip_mmdet.ops.instance_norm import instance_norm
 from lip_mmdet.ops.lip import lip2d
+from lip_mmdet.ops.memory_format import to_contiguous
 from lip_mmdet.ops.reference import gated_lip2d_reference, instance_norm_reference
 
 __all__ = [
@@ -11,4 +12,5 @@ __all__ = [
     'instance_norm',
     'instance_norm_reference',
     'lip2d',
+    'to_contiguous',
 ]

@@ -25,6 +25,9 @@ and instance normalization takes two sums of ``dL/dz`` for each map, then one mo
 
 from __future__ import annotations
 
+import importlib.util
+import os
+
 import torch
 from torch import Tensor
 
@@ -118,6 +121,12 @@ def _forward(
         mean.copy_(centre.view_as(mean))
         rstd.copy_(factor.view_as(rstd))
         averages, totals = as_planes(average, layout), as_planes(total, layout)
+    if _has_kernels(raw):
+        from lip_mmdet.ops import triton_gated_lip
+
+        figures = scale, shift, coefficient, window
+        triton_gated_lip.forward(x, raw, *figures, output, average, total)
+        return output, average, total, mean, rstd
     windows = Windows(window, planes, output.shape[2:], _dtype(x, raw))
     weights, products = windows.padded_rows(), windows.padded_rows()
     for tile in windows.tiles():
@@ -160,6 +169,15 @@ def _backward(
     scale, shift = as_columns(weight, planes) * rstd, as_columns(bias, planes) / 2
     half_scale = scale / 2
     sums = torch.zeros_like(scale), torch.zeros_like(scale)
+    if _has_kernels(raw):
+        from lip_mmdet.ops import triton_gated_lip
+
+        figures = half_scale, shift - mean * half_scale, coefficient, window
+        kept = grad_output.contiguous(memory_format=layout), average, total
+        triton_gated_lip.backward(*kept, x, raw, *figures, grad_x, grad_raw)
+        sums[0].copy_(planes_grad.sum((2, 3), keepdim=True))
+        sums[1].copy_(((widen(planes) - mean) * planes_grad).sum((2, 3), keepdim=True))
+        return _finish(planes, grad_x, grad_raw, mean, rstd, scale, sums, weight, bias, options)
     windows = Windows(window, planes, average.shape[2:], average.dtype)
     for tile in windows.tiles():
         own, reaching = windows.own(tile.rows), windows.reaching(tile.rows)
@@ -179,10 +197,36 @@ def _backward(
         torch.addcmul(logit_grad, logit_grad, gate.square_(), value=-1, out=target)
         tile.of(sums[0]).add_(target.sum((2, 3), keepdim=True))
         tile.of(sums[1]).add_(centred.mul_(target).sum((2, 3), keepdim=True))
-    factor = coefficient / 4
+    return _finish(planes, grad_x, grad_raw, mean, rstd, scale, sums, weight, bias, options)
+
+
+def _finish(
+    planes: Tensor,
+    grad_x: Tensor,
+    grad_raw: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    scale: Tensor,
+    sums: tuple[Tensor, Tensor],
+    weight: Tensor,
+    bias: Tensor,
+    options: tuple,
+) -> tuple:
+    """Bring back the factor ``coefficient / 4`` and go through normalization."""
+    factor = options[0] / 4
+    planes_grad = as_planes(grad_raw, memory_format(grad_raw))
     normalization_gradient(planes, planes_grad, mean, rstd, scale * factor, sums)
     sums = tuple(s * factor for s in sums)
-    return grad_x, grad_raw.to(raw.dtype), *affine_gradients(sums, rstd, weight, bias)
+    return grad_x, grad_raw.to(planes.dtype), *affine_gradients(sums, rstd, weight, bias)
+
+
+def _has_kernels(raw: Tensor) -> bool:
+    """Whether to run the GPU's kernels: on a GPU, with Triton, and only if asked for.
+
+    They have passed their tests in Triton's interpreter and have not run on a GPU yet.
+    """
+    wanted = os.environ.get('LIP_MMDET_TRITON') == '1'
+    return wanted and raw.is_cuda and importlib.util.find_spec('triton') is not None
 
 
 def _divide(dividend: Tensor, divisor: Tensor, out: Tensor) -> None:

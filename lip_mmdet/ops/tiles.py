@@ -15,13 +15,14 @@ from __future__ import annotations
 from typing import Iterator, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lip_mmdet.ops.window import Window
 
 # A tile and its few temporaries should fit the second-level cache (1 to 2 MB a core), and a tile
 # should be large enough for the dozen operators run on it to cost more than their calls.
-TILE_ELEMENTS = 1 << 18
+TILE_ELEMENTS = 1 << 19
 
 
 class Tile(NamedTuple):
@@ -144,8 +145,9 @@ def statistics(planes: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 class Windows:
     """Sums over windows, and their transpose, tile by tile.
 
-    Sums are taken one axis after the other, each in as many additions of strided views as the
-    window is wide: in channels_last, and over rows in both formats, these run on dense vectors.
+    Sums over a contiguous map are taken one axis after the other, each in as many additions of
+    strided views as the window is wide: over rows these run on dense vectors, where PyTorch's pool
+    adds number by number.
 
     Args:
         window: geometry.
@@ -198,6 +200,9 @@ class Windows:
 
     def sum(self, rows: PaddedRows) -> Tensor:
         """Sum each window of the tile that a buffer stands at: (1, channels, rows, W')."""
+        if self._channels_last:
+            # Dense over channels, PyTorch's pool needs one pass.
+            return F.avg_pool2d(rows.values, self.kernel_size, self.stride, divisor_override=1)
         by_rows = _gather(rows.values, 2, self.kernel_size[0], self.stride[0], rows.window_count)
         return _gather(by_rows, 3, self.kernel_size[1], self.stride[1], self.out_size[1])
 

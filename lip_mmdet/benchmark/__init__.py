@@ -1,0 +1,1 @@
+"""Time, memory and bytes of the operators (torch alone) and of the backbones (MMDetection)."""

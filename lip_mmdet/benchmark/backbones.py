@@ -1,0 +1,108 @@
+"""LIP-ResNet, fused and as released, against MMDetection's ResNet."""
+
+from __future__ import annotations
+
+from typing import Callable
+
+import torch
+from torch import nn
+
+from lip_mmdet.benchmark.measure import interleave, peak_memory, summarize
+
+EVAL_SHAPE = (1, 3, 800, 1344)
+TRAIN_SHAPE = (2, 3, 480, 640)
+BACKBONES = ('ResNet', 'LIP reference', 'LIP fused')
+LAYOUTS = ('contiguous', 'channels_last', 'defaults')
+
+
+def measure_backbones(
+    depth: int = 50,
+    training: bool = False,
+    layout: str = 'contiguous',
+    dtype: torch.dtype = torch.float32,
+    device: str = 'cpu',
+    repeats: int = 5,
+    memory: bool = False,
+    shape: tuple[int, int, int, int] | None = None,
+) -> list[dict]:
+    """Time the backbones in turn.
+
+    Args:
+        depth: of the ResNet.
+        training: time forward and backward in training mode; else the forward pass in eval mode.
+        layout: memory format of the images and inside, or ``'defaults'``: contiguous
+            images and default options.
+        dtype: float32, or a half precision for autocast.
+        device: ``'cpu'`` or ``'cuda'``.
+        repeats: timed runs of each.
+        memory: measure peak memory too.
+        shape: of the images; default: those of the targets.
+
+    Returns:
+        One row for each: milliseconds, ratio to ResNet, peak memory and its ratio.
+    """
+    shape = shape or (TRAIN_SHAPE if training else EVAL_SHAPE)
+    options = (depth, training, layout, dtype, device, shape)
+    cases = {name: build(name, *options) for name in BACKBONES}
+    rows = summarize(interleave(cases, repeats), baseline='ResNet')
+    del cases
+    peaks = {n: peak_memory(build, (n, *options), device) for n in BACKBONES} if memory else {}
+    for row in rows:
+        row.update(
+            depth=depth,
+            shape='x'.join(map(str, shape)),
+            layout=layout,
+            dtype=str(dtype).replace('torch.', ''),
+            what='training step' if training else 'eval forward',
+        )
+        if memory:
+            row['peak_megabytes'] = peaks[row['case']]
+            row['peak_ratio'] = peaks[row['case']] / peaks['ResNet']
+    return rows
+
+
+def build(
+    name: str,
+    depth: int,
+    training: bool,
+    layout: str,
+    dtype: torch.dtype,
+    device: str,
+    shape: tuple[int, int, int, int],
+) -> Callable[[], object]:
+    """Build one of :data:`BACKBONES` and its images; return what runs it once."""
+    torch.manual_seed(0)
+    net = _network(name, depth, layout).to(device)
+    net.train(training)
+    images = torch.rand(shape, device=device)
+    if layout == 'channels_last':
+        images = images.contiguous(memory_format=torch.channels_last)
+    half = dtype if dtype != torch.float32 else None
+
+    def run() -> None:
+        with torch.autocast(device, dtype=half, enabled=half is not None):
+            features = net(images)
+        if training:
+            net.zero_grad(set_to_none=True)
+            torch.autograd.backward(features, [torch.ones_like(f) for f in features])
+
+    return run if training else torch.no_grad()(run)
+
+
+def _network(name: str, depth: int, layout: str) -> nn.Module:
+    from mmdet.models import ResNet
+
+    from lip_mmdet.backbones import LIPResNet
+    from lip_mmdet.layers import LogitHead
+
+    if name == 'ResNet':
+        return ResNet(depth, norm_eval=False)
+    channels_last = {'contiguous': False, 'channels_last': True}.get(layout)
+    implementation = name.split()[1]
+    net = LIPResNet(
+        depth, norm_eval=False, implementation=implementation, channels_last=channels_last
+    )
+    for head in net.modules():
+        if isinstance(head, LogitHead):  # at its zero start LIP would have no gates to compute
+            nn.init.normal_(head.conv.weight, std=0.05)
+    return net

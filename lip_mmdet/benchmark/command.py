@@ -1,0 +1,96 @@
+"""The command line of the benchmark: which cases run, the table, the JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+from lip_mmdet.benchmark.operators import STEM_SHAPE, measure_operators
+
+COLUMNS = {
+    'case': '{}',
+    'milliseconds': '{:.1f}',
+    'fastest': '{:.1f}',
+    'ratio': '{:.2f}',
+    'megabytes': '{:.0f}',
+    'over_least': '{:.2f}',
+    'gigabytes_per_second': '{:.1f}',
+    'peak_megabytes': '{:.0f}',
+    'peak_ratio': '{:.2f}',
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure what the arguments ask for, print a table for each group, write ``--out-json``."""
+    args = _parser().parse_args(arguments)
+    device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    dtypes = [getattr(torch, name) for name in args.dtypes]
+    rows = []
+    print(_machine(device))
+    if args.what != 'backbones':
+        for dtype in dtypes:
+            for backward in (False, True):
+                for channels_last in (False, True):
+                    group = measure_operators(
+                        tuple(args.shape), dtype, channels_last, backward, device, args.repeats
+                    )
+                    _show('operators', group)
+                    rows += group
+    if args.what != 'operators':
+        from lip_mmdet.benchmark.backbones import LAYOUTS, measure_backbones
+
+        for dtype in dtypes:
+            for depth in args.depths:
+                for training in {'eval': [False], 'train': [True]}.get(args.mode, [False, True]):
+                    for layout in args.layouts or LAYOUTS:
+                        group = measure_backbones(
+                            depth,
+                            training,
+                            layout,
+                            dtype,
+                            device,
+                            max(2, args.repeats // 3),
+                            args.memory,
+                        )
+                        _show('backbones', group)
+                        rows += group
+    if args.out_json:
+        Path(args.out_json).write_text(json.dumps(dict(machine=_machine(device), rows=rows)))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('what', nargs='?', default='all', choices=['operators', 'backbones', 'all'])
+    parser.add_argument('--device', choices=['cpu', 'cuda'], help='default: a GPU if there is one')
+    parser.add_argument('--repeats', type=int, default=15, help='timed runs; a third for backbones')
+    parser.add_argument('--shape', type=int, nargs=4, default=STEM_SHAPE, help='of the operators')
+    parser.add_argument('--dtypes', nargs='+', default=['float32'])
+    parser.add_argument('--depths', type=int, nargs='+', default=[50])
+    parser.add_argument('--mode', choices=['eval', 'train', 'both'], default='both')
+    parser.add_argument('--layouts', nargs='+', help='contiguous, channels_last, defaults')
+    parser.add_argument('--memory', action='store_true', help='measure peak memory of backbones')
+    parser.add_argument('--out-json', help='write all figures here')
+    return parser
+
+
+def _machine(device: str) -> str:
+    name = (
+        torch.cuda.get_device_name() if device == 'cuda' else f'{torch.get_num_threads()} threads'
+    )
+    load = f', load {os.getloadavg()[0]:.1f}' if hasattr(os, 'getloadavg') else ''
+    return f'torch {torch.__version__}, Python {platform.python_version()}, {device}: {name}{load}'
+
+
+def _show(title: str, rows: list[dict]) -> None:
+    about = [f'{k} {v}' for k, v in rows[0].items() if k not in COLUMNS]
+    print(f'\n{title}: {", ".join(about)}')
+    columns = {name: form for name, form in COLUMNS.items() if name in rows[0]}
+    lines = [list(columns)] + [[f.format(r[n]) for n, f in columns.items()] for r in rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    for line in lines:
+        print('  ' + '  '.join(cell.rjust(width) for cell, width in zip(line, widths)), flush=True)

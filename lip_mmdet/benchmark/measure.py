@@ -1,0 +1,98 @@
+"""How something is timed: cases take turns, so that what else the machine does hits all alike."""
+
+from __future__ import annotations
+
+import multiprocessing
+import statistics
+import time
+from pathlib import Path
+from typing import Callable
+
+import torch
+
+
+def interleave(cases: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Run all cases once for warmth, then ``repeats`` times in turn.
+
+    Args:
+        cases: name -> what to run.
+        repeats: timed runs of each.
+
+    Returns:
+        Seconds of each run, by name.
+    """
+    seconds = {name: [] for name in cases}
+    for turn in range(repeats + 1):
+        for name, run in cases.items():
+            synchronize()
+            started = time.perf_counter()
+            run()
+            synchronize()
+            if turn > 0:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def synchronize() -> None:
+    """Wait for the GPU, if there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def summarize(seconds: dict[str, list[float]], baseline: str) -> list[dict]:
+    """Return one row for each case: median, fastest, and median over the baseline's."""
+    base = statistics.median(seconds[baseline])
+    return [
+        dict(
+            case=name,
+            milliseconds=1e3 * statistics.median(times),
+            fastest=1e3 * min(times),
+            ratio=statistics.median(times) / base,
+        )
+        for name, times in seconds.items()
+    ]
+
+
+def peak_memory(build: Callable, arguments: tuple, device: str) -> float:
+    """Return the peak memory in MB that ``build(*arguments)()`` takes.
+
+    On a GPU, what the allocator held at most. On the CPU, by how much the resident memory of a
+    fresh process rose while it built and ran the case once.
+
+    Args:
+        build: a function of a module, for another process must find it; returns what to run.
+        arguments: its arguments.
+        device: ``'cpu'`` or ``'cuda'``.
+    """
+    if device != 'cpu':
+        run = build(*arguments)
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return torch.cuda.max_memory_allocated() / 1e6
+    context = multiprocessing.get_context('spawn')
+    queue = context.SimpleQueue()
+    process = context.Process(target=_resident, args=(queue, build, arguments))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f'measuring the memory of {arguments} failed: {process.exitcode}')
+    return queue.get() / 1e6
+
+
+def _resident(queue, build: Callable, arguments: tuple) -> None:
+    if build.__module__.endswith('backbones'):
+        import mmdet.models  # noqa: F401  what importing takes is not the case's
+
+        import lip_mmdet.plugin  # noqa: F401
+    before = _status('VmRSS')
+    build(*arguments)()
+    # Not getrusage's maximum, which a process inherits from the one that started it.
+    queue.put(_status('VmHWM') - before)
+
+
+def _status(name: str) -> int:
+    """Read one of Linux's figures of this process, in bytes."""
+    for line in Path('/proc/self/status').read_text().splitlines():
+        if line.startswith(f'{name}:'):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f'/proc/self/status has no {name}')

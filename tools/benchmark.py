@@ -1,0 +1,17 @@
+"""Time the operators and the backbones; see ``docs/performance.md``.
+
+The operators need torch alone; ``--backbones`` needs MMDetection.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+if __name__ == '__main__':
+    from lip_mmdet.benchmark.command import main
+    from lip_mmdet.errors import run_tool
+
+    run_tool(main)
