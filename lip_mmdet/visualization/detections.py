@@ -42,10 +42,12 @@ def plot_detections_beside_truth(
         image_ids = truth.image_ids[:6].tolist()
     categories = truth.category_ids.tolist()
     colours = {c: _PALETTE[i % len(_PALETTE)] for i, c in enumerate(categories)}
-    figure = Figure(figsize=(2.4 * len(image_ids), 5.4), layout='constrained')
+    images = [imread(Path(image_folder) / truth.file_names[i]) for i in image_ids]
+    tallest = max(image.shape[0] / image.shape[1] for image in images)
+    size = (2.4 * len(image_ids), 2 * 2.4 * tallest + 0.6)
+    figure = Figure(figsize=size, layout='constrained')
     axes = figure.subplots(2, len(image_ids), squeeze=False)
-    for column, image_id in enumerate(image_ids):
-        image = imread(Path(image_folder) / truth.file_names[image_id])
+    for column, (image_id, image) in enumerate(zip(image_ids, images)):
         for axis in axes[:, column]:
             axis.imshow(image, cmap='gray')
             axis.set(xticks=[], yticks=[])
