@@ -1,6 +1,6 @@
 """Time the operators and the backbones; see ``docs/performance.md``.
 
-The operators need torch alone; ``--backbones`` needs MMDetection.
+`operators` needs torch alone; `backbones` needs MMDetection.
 """
 
 from __future__ import annotations
