@@ -178,6 +178,40 @@ def test_a_mean_far_from_zero_costs_no_digits():
         assert_close([gated_lip2d(x, moved, weight, bias)], [expected], 1e-3)
 
 
+@pytest.mark.parametrize('layout', LAYOUTS)
+@pytest.mark.parametrize('rows', [slice(None, None, 10), slice(5, None, 10), slice(0, 4)])
+def test_a_few_rows_unlike_all_others_cost_no_digits(layout, rows):
+    """Wherever they lie: statistics start from a guess at the mean that some rows give."""
+    raw = torch.randn(1, 3, 40, 24, generator=torch.Generator().manual_seed(0))
+    raw[:, :, rows] += 1000
+    weight, bias = torch.ones(3), torch.zeros(3)
+    exact = F.instance_norm(raw.double())
+    result = instance_norm(raw.contiguous(memory_format=layout), weight, bias)
+    assert_close([result], [exact], 2e-6)
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_normalization_takes_the_memory_only_of_what_no_gradient_needs(layout, dtype):
+    _, x, weight, bias = inputs((2, 3, 9, 8), dtype, layout)
+    expected = instance_norm(x, weight, bias, relu=True)
+    kept = x.detach().clone()
+    output = instance_norm(x, weight, bias, relu=True, inplace=True)
+    assert torch.equal(output, expected)
+    assert torch.equal(x, kept)
+    assert output.requires_grad
+    with torch.no_grad():
+        output = instance_norm(x, weight, bias, relu=True, inplace=True)
+    assert output.data_ptr() == x.data_ptr()
+    assert torch.equal(x, expected)
+
+
+def test_shapes_are_known_without_values():
+    arguments = [t.detach().to('meta') for t in inputs((2, 3, 9, 8))]
+    assert instance_norm(*arguments[1:], inplace=True).shape == (2, 3, 9, 8)
+    assert gated_lip2d(*arguments).shape == (2, 3, 5, 4)
+
+
 def test_single_positions_normalize_to_the_shift():
     x, raw, weight, bias = inputs((2, 4, 1, 1), torch.float32)
     assert_close([gated_lip2d(x, raw, weight, bias)], [x], 1e-6)

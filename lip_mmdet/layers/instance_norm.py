@@ -27,12 +27,14 @@ class InstanceNorm2d(nn.InstanceNorm2d):
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
         super().__init__(num_features, eps=eps, affine=True, track_running_stats=False)
 
-    def forward(self, x: Tensor, relu: bool = False) -> Tensor:
+    def forward(self, x: Tensor, relu: bool = False, inplace: bool = False) -> Tensor:
         """Normalize each map of each image over its positions; shape and dtype stay.
 
         Args:
             x: (N, num_features, H, W).
             relu: apply ReLU to the result, in the same pass over the map.
+            inplace: ``x`` may be overwritten; see :func:`lip_mmdet.ops.instance_norm`.
         """
-        normalize = instance_norm if self.implementation == 'fused' else instance_norm_reference
-        return normalize(x, self.weight, self.bias, self.eps, relu)
+        if self.implementation == 'reference':
+            return instance_norm_reference(x, self.weight, self.bias, self.eps, relu)
+        return instance_norm(x, self.weight, self.bias, self.eps, relu, inplace)

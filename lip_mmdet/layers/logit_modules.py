@@ -128,8 +128,8 @@ class LogitTrunk(BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, width, H, W) features."""
-        x = self.norm1(self.conv1(x), relu=True)
-        return self.norm2(self.conv2(x), relu=True)
+        x = self.norm1(self.conv1(x), relu=True, inplace=True)
+        return self.norm2(self.conv2(x), relu=True, inplace=True)
 
 
 @MODELS.register_module()

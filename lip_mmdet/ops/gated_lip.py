@@ -36,16 +36,19 @@ from lip_mmdet.ops.instance_norm import (
     check_affine,
     instance_norm,
     normalization_gradient,
+    statistics,
 )
 from lip_mmdet.ops.lip import lip2d
 from lip_mmdet.ops.operator import Operator, exporting
 from lip_mmdet.ops.reference import gated_lip2d_reference
 from lip_mmdet.ops.tiles import (
+    Scratch,
     Windows,
     as_columns,
     as_planes,
     memory_format,
-    statistics,
+    plane_sums,
+    scale_and_shift,
     widen,
 )
 from lip_mmdet.ops.window import IntPair, Window, check_maps
@@ -128,19 +131,20 @@ def _forward(
         triton_gated_lip.forward(x, raw, *figures, output, average, total)
         return output, average, total, mean, rstd
     windows = Windows(window, planes, output.shape[2:], _dtype(x, raw))
-    weights, products = windows.padded_rows(), windows.padded_rows()
+    rows = windows.padded_rows()
     for tile in windows.tiles():
-        new = weights.move_to(tile)
-        products.move_to(tile)
-        weight_tile = torch.addcmul(
-            tile.of(shift), widen(tile.at(planes, new)), tile.of(scale), out=weights.at(new)
-        )
-        weight_tile.tanh_().mul_(coefficient / 2).exp_()
-        torch.mul(weight_tile, tile.at(values, new), out=products.at(new))
-        sums = windows.sum(products), windows.sum(weights)
-        _divide(*sums, out=tile.at(averages if training else result))
+        new = rows.move_to(tile)
+        weights = rows.at(new)
+        scale_and_shift(widen(tile.at(planes, new)), tile.of(scale), tile.of(shift), out=weights)
+        weights.tanh_().mul_(coefficient / 2).exp_()
+        rows.share('weights')
+        sums = windows.sum(rows)
+        weights.mul_(tile.at(values, new))
+        rows.share('products')
+        weighted = windows.sum(rows)
+        _divide(weighted, sums, out=tile.at(averages if training else result))
         if training:
-            tile.at(totals).copy_(sums[1])
+            tile.at(totals).copy_(sums)
             tile.at(result).copy_(tile.at(averages))
     return output, average, total, mean, rstd
 
@@ -179,24 +183,29 @@ def _backward(
         sums[1].copy_(((widen(planes) - mean) * planes_grad).sum((2, 3), keepdim=True))
         return _finish(planes, grad_x, grad_raw, mean, rstd, scale, sums, weight, bias, options)
     windows = Windows(window, planes, average.shape[2:], average.dtype)
+    shares, gates, importances, differences, spread_a, spread_b = (
+        Scratch(planes, average.dtype) for _ in range(6)
+    )
     for tile in windows.tiles():
         own, reaching = windows.own(tile.rows), windows.reaching(tile.rows)
         if own[0] >= own[1]:
             continue
-        share = tile.at(incoming, reaching) / tile.at(totals, reaching)
-        a = windows.spread(share, reaching, own)
-        b = windows.spread(share.mul_(tile.at(averages, reaching)), reaching, own)
-        centred = widen(tile.at(planes, own)) - tile.of(mean)
-        gate = torch.addcmul(tile.of(shift), centred, tile.of(half_scale)).tanh_()
-        importance = (gate * (coefficient / 2)).exp_()
+        total_tile, raw_tile = tile.at(totals, reaching), widen(tile.at(planes, own))
+        share = shares.like(total_tile).copy_(tile.at(incoming, reaching)).div_(total_tile)
+        a = windows.spread(share, reaching, own, out=spread_a)
+        b = windows.spread(share.mul_(tile.at(averages, reaching)), reaching, own, out=spread_b)
+        centred = torch.sub(raw_tile, tile.of(mean), out=differences.like(raw_tile))
+        gate = gates.like(raw_tile)
+        scale_and_shift(centred, tile.of(half_scale), tile.of(shift), out=gate).tanh_()
+        importance = torch.mul(gate, coefficient / 2, out=importances.like(raw_tile)).exp_()
         a.mul_(importance)
         tile.at(values_grad, own).copy_(a)
-        logit_grad = a.mul_(tile.at(values, own)).sub_(b.mul_(importance))
+        logit_grad = a.mul_(tile.at(values, own)).addcmul_(b, importance, value=-1)
         # Without the factor coefficient / 4, which all that follows has in common.
         target = tile.at(planes_grad, own)
         torch.addcmul(logit_grad, logit_grad, gate.square_(), value=-1, out=target)
-        tile.of(sums[0]).add_(target.sum((2, 3), keepdim=True))
-        tile.of(sums[1]).add_(centred.mul_(target).sum((2, 3), keepdim=True))
+        tile.of(sums[0]).add_(plane_sums(target))
+        tile.of(sums[1]).add_(plane_sums(centred.mul_(target)))
     return _finish(planes, grad_x, grad_raw, mean, rstd, scale, sums, weight, bias, options)
 
 

@@ -9,20 +9,30 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lip_mmdet.ops.operator import Operator, exporting
+from lip_mmdet.ops.operator import Operator, exporting, runs_eagerly
 from lip_mmdet.ops.reference import instance_norm_reference
 from lip_mmdet.ops.tiles import (
+    Scratch,
     as_columns,
     as_planes,
     memory_format,
-    statistics,
+    plane_sums,
+    scale_and_shift,
     tiles,
     widen,
 )
 
+# Rows of each map from which its mean is guessed.
+GUESS_ROWS = 4
+
 
 def instance_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, relu: bool = False
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float = 1e-5,
+    relu: bool = False,
+    inplace: bool = False,
 ) -> Tensor:
     """Normalize each map of each image over its positions, scale, shift and perhaps rectify.
 
@@ -32,6 +42,8 @@ def instance_norm(
         bias: shift, (C,).
         eps: added to the variance.
         relu: apply ReLU to the result.
+        inplace: the caller has no more use for ``x``. Where no gradient is kept its memory then
+            takes the result, for memory that is new to a process costs more than the arithmetic.
 
     Returns:
         The shape and dtype of ``x``, and its memory format if that is a dense one. Arithmetic
@@ -44,7 +56,10 @@ def instance_norm(
     if exporting():
         return instance_norm_reference(x, weight, bias, eps, relu)
     x = x.contiguous(memory_format=memory_format(x))
-    return _OPERATOR((x, weight, bias), (float(eps), bool(relu)))
+    arguments = (x, weight, bias), (float(eps), bool(relu))
+    if inplace and runs_eagerly(*arguments[0]):
+        return _normalize(*arguments[0], *arguments[1], output=x)[0]
+    return _OPERATOR(*arguments)
 
 
 def check_affine(x: Tensor, weight: Tensor, bias: Tensor) -> None:
@@ -60,6 +75,46 @@ def check_affine(x: Tensor, weight: Tensor, bias: Tensor) -> None:
         )
     if not x.is_floating_point():
         raise ValueError(f'the map to normalize must be floating point, not {x.dtype}')
+
+
+def statistics(planes: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Return the mean and ``1 / sqrt(variance + eps)`` of each plane, both (N, C, 1, 1).
+
+    Of a single position the second is 0, so that it normalizes to 0 and passes no gradient on.
+
+    Each tile is read once, for the sums of the differences ``d`` from a guess at the mean and of
+    their squares: ``variance = E[d^2] - E[d]^2``. That loses digits as the guess is off by more
+    than a standard deviation. The guess is the mean of a share ``f`` of the rows, which cannot be
+    off by more than ``1 / sqrt(f)`` of them, or the variance would be larger than it is.
+    """
+    positions = planes.shape[2] * planes.shape[3]
+    if planes.device.type != 'cpu':
+        variance, mean = torch.var_mean(widen(planes), (2, 3), unbiased=False, keepdim=True)
+    elif planes.numel() == 0:
+        mean = variance = widen(planes.new_zeros(*planes.shape[:2], 1, 1))
+    else:
+        mean, variance = _moments(planes)
+    if positions == 1:
+        # One position is its own mean: no difference from it may grow, nor a gradient pass.
+        return mean, torch.zeros_like(mean)
+    return mean, (variance + eps).rsqrt_()
+
+
+def _moments(planes: Tensor) -> tuple[Tensor, Tensor]:
+    step = -(-planes.shape[2] // GUESS_ROWS)
+    some = widen(planes[:, :, step // 2 :: step])
+    guess = plane_sums(some) / (some.shape[2] * some.shape[3])
+    scratch = Scratch(planes, guess.dtype)
+    sums, squares = (torch.zeros_like(guess, dtype=torch.float64) for _ in range(2))
+    for tile in tiles(planes):
+        values = tile.at(planes)
+        offsets = torch.sub(widen(values), tile.of(guess), out=scratch.like(values))
+        tile.of(sums).add_(plane_sums(offsets))
+        tile.of(squares).add_(plane_sums(offsets.mul_(offsets)))
+    positions = planes.shape[2] * planes.shape[3]
+    offset = sums.div_(positions)
+    variance = squares.div_(positions).sub_(offset.square()).clamp_(min=0)
+    return (guess + offset).to(guess.dtype), variance.to(guess.dtype)
 
 
 def normalization_gradient(
@@ -81,32 +136,42 @@ def normalization_gradient(
     positions = planes.shape[2] * planes.shape[3]
     raw_factor = -scale * rstd.square() * sums[1] / positions
     constant = -scale * sums[0] / positions - raw_factor * mean
+    scratch = Scratch(planes, grad.dtype)
     for tile in tiles(planes):
-        target = tile.at(grad)
-        rest = torch.addcmul(tile.of(constant), widen(tile.at(planes)), tile.of(raw_factor))
-        torch.addcmul(rest, target, tile.of(scale), out=target)
+        raw, rest = widen(tile.at(planes)), scratch.like(tile.at(planes))
+        scale_and_shift(raw, tile.of(raw_factor), tile.of(constant), out=rest)
+        tile.at(grad).mul_(tile.of(scale)).add_(rest)
     return grad
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor, options: tuple, training: bool) -> tuple:
-    eps, relu = options
     output, mean, rstd = _allocate(x, weight, bias, options, training)
-    layout = memory_format(x)
-    planes, result = as_planes(x, layout), as_planes(output, layout)
-    centre, factor = statistics(planes, eps)
-    scale = as_columns(weight, planes) * factor
-    shift = as_columns(bias, planes) - centre * scale
-    for tile in tiles(planes):
-        target = tile.at(result)
-        if target.dtype == scale.dtype:
-            torch.addcmul(tile.of(shift), tile.at(planes), tile.of(scale), out=target)
-        else:
-            target.copy_(torch.addcmul(tile.of(shift), widen(tile.at(planes)), tile.of(scale)))
-        if relu:
-            target.clamp_(min=0)
+    _, centre, factor = _normalize(x, weight, bias, *options, output)
     if training:
         mean.copy_(centre.view_as(mean))
         rstd.copy_(factor.view_as(rstd))
+    return output, mean, rstd
+
+
+def _normalize(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, relu: bool, output: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Fill in ``output``, which may be ``x``; return it, and mean and ``rstd`` of each plane."""
+    layout = memory_format(x)
+    planes, result = as_planes(x, layout), as_planes(output, layout)
+    mean, rstd = statistics(planes, eps)
+    scale = as_columns(weight, planes) * rstd
+    shift = as_columns(bias, planes) - mean * scale
+    scratch = Scratch(planes, scale.dtype)
+    for tile in tiles(planes):
+        values, target = tile.at(planes), tile.at(result)
+        same = target.dtype == scale.dtype
+        normalized = target if same else scratch.like(values)
+        scale_and_shift(widen(values), tile.of(scale), tile.of(shift), out=normalized)
+        if relu:
+            normalized.clamp_(min=0)
+        if not same:
+            target.copy_(normalized)
     return output, mean, rstd
 
 
@@ -128,16 +193,18 @@ def _backward(
     full = torch.empty_like(x, dtype=mean.dtype, memory_format=layout)
     grad = as_planes(full, layout)
     sums = torch.zeros_like(scale), torch.zeros_like(scale)
+    differences, results = Scratch(planes, mean.dtype), Scratch(planes, mean.dtype)
     for tile in tiles(planes):
-        target = tile.at(grad)
-        centred = widen(tile.at(planes)) - tile.of(mean)
+        raw, target = widen(tile.at(planes)), tile.at(grad)
+        centred = torch.sub(raw, tile.of(mean), out=differences.like(raw))
         target.copy_(tile.at(incoming))
         if relu:
             # Negative where ReLU was shut, by the arithmetic of forward up to rounding.
-            value = torch.addcmul(tile.of(shift), centred, tile.of(scale))
-            target.mul_(value > 0)
-        tile.of(sums[0]).add_(target.sum((2, 3), keepdim=True))
-        tile.of(sums[1]).add_(centred.mul_(target).sum((2, 3), keepdim=True))
+            result = results.like(raw)
+            scale_and_shift(centred, tile.of(scale), tile.of(shift), out=result)
+            target.mul_(torch.gt(result, 0, out=result))
+        tile.of(sums[0]).add_(plane_sums(target))
+        tile.of(sums[1]).add_(plane_sums(centred.mul_(target)))
     normalization_gradient(planes, grad, mean, rstd, scale, sums)
     return (full.to(x.dtype), *affine_gradients(sums, rstd, weight, bias))
 

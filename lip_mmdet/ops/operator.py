@@ -24,6 +24,15 @@ def exporting() -> bool:
     return torch.jit.is_tracing() or torch.onnx.is_in_onnx_export() or is_exporting()
 
 
+def runs_eagerly(*tensors: Tensor) -> bool:
+    """Whether an operator on these is run here and now and nothing of it is kept for a gradient."""
+    compiling = getattr(getattr(torch, 'compiler', None), 'is_compiling', lambda: False)
+    keeps = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    # Subclasses and the meta device stand for tensors without values.
+    real = all(type(t) in (Tensor, torch.nn.Parameter) and not t.is_meta for t in tensors)
+    return real and not (keeps or compiling() or _inside_torch_func())
+
+
 class Operator:
     """A differentiable operator on tensors whose second dimension (or only one) is the channel.
 

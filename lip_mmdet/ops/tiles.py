@@ -109,37 +109,56 @@ def tiles(planes: Tensor, row_count: int | None = None, rows_each: int = 1) -> I
                 )
 
 
-def statistics(planes: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Return the mean and ``1 / sqrt(variance + eps)`` of each plane, both (N, C, 1, 1).
+def scale_and_shift(part: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> Tensor:
+    """Write ``part * scale + shift`` to ``out``, with one scale and shift for each plane.
 
-    Of a single position the second is 0, so that it normalizes to 0 and passes no gradient on.
-
-    Each tile is centred on its own mean while it is in the cache; the tiles' figures are combined
-    as Chan, Golub and LeVeque have it. So a mean far from zero costs no digits, as it does in
-    ``E[x^2] - E[x]^2``.
+    PyTorch's fused operator takes vectors where all its operands do. Along the rows of a contiguous
+    plane scale and shift stand still, and two operators are several times as fast.
     """
-    images, channels, height, width = planes.shape
-    dtype = torch.float64 if planes.dtype == torch.float64 else torch.float32
-    mean = planes.new_zeros(images, channels, 1, 1, dtype=dtype)
-    spread = torch.zeros_like(mean)
-    seen = {}  # positions of a plane that its mean and spread already stand for
-    for tile in tiles(planes):
-        values = widen(tile.at(planes))
-        count = values.shape[2] * width
-        tile_mean = values.sum((2, 3), keepdim=True).div_(count)
-        centred = values - tile_mean
-        tile_spread = centred.mul_(centred).sum((2, 3), keepdim=True)
-        key = (tile.image, tile.channels)
-        before = seen.get(key, 0)
-        seen[key] = before + count
-        delta = tile_mean - tile.of(mean)
-        tile.of(mean).add_(delta, alpha=count / (before + count))
-        tile_spread.add_(delta.square_(), alpha=before * count / (before + count))
-        tile.of(spread).add_(tile_spread)
-    if height * width == 1:
-        # One position is its own mean: no difference from it may grow, nor a gradient pass.
-        return mean, spread
-    return mean, (spread / max(height * width, 1) + eps).rsqrt_()
+    if is_channels_last(part):
+        return torch.addcmul(shift, part, scale, out=out)
+    return torch.mul(part, scale, out=out).add_(shift)
+
+
+def plane_sums(part: Tensor) -> Tensor:
+    """Sum a part of a map over its positions: (N, C, 1, 1).
+
+    Rows first: each thread then sums rows that it wrote, and in channels_last whole vectors of
+    channels, which PyTorch does only where the result lies as the map does.
+    """
+    if not is_channels_last(part):
+        return part.sum(3, keepdim=True).sum(2, keepdim=True)
+    return part.permute(0, 2, 3, 1).sum(2).sum(1)[:, :, None, None]
+
+
+class Scratch:
+    """A buffer as large as a tile, in the memory format of the map that the tiles are cut from.
+
+    Memory that is new to a process costs more than the arithmetic on it, so one buffer serves all
+    tiles.
+
+    Args:
+        planes: the map.
+        dtype: of the buffer.
+    """
+
+    def __init__(self, planes: Tensor, dtype: torch.dtype) -> None:
+        self._options = dict(dtype=dtype, device=planes.device)
+        self._channels_last = is_channels_last(planes)
+        self._buffer = torch.empty(0, **self._options)
+
+    def like(self, part: Tensor) -> Tensor:
+        """View the buffer in the shape of a part of a map; what it held is lost."""
+        return self.shaped(*part.shape[1:])
+
+    def shaped(self, channels: int, rows: int, width: int) -> Tensor:
+        """View the buffer as (1, channels, rows, width), dense; what it held is lost."""
+        size = channels * rows * width
+        if self._buffer.numel() < size:
+            self._buffer = torch.empty(size, **self._options)
+        if self._channels_last:
+            return self._buffer[:size].view(1, rows, width, channels).permute(0, 3, 1, 2)
+        return self._buffer[:size].view(1, channels, rows, width)
 
 
 class Windows:
@@ -162,13 +181,16 @@ class Windows:
         self.kernel_size, self.stride, self.padding = window
         self.height, self.width = planes.shape[2:]
         self.out_size = out_size
-        self._planes = planes
-        self._dtype = dtype
+        self.planes = planes
+        self.dtype = dtype
         self._channels_last = is_channels_last(planes)
+        self._by_columns = Scratch(planes, dtype)
+        # Rows that the last windows of a tile share with the first of the next.
+        self.shared_rows = max(0, self.kernel_size[0] - self.stride[0])
 
     def tiles(self) -> Iterator[Tile]:
         """Cut the map into tiles by rows of the pooled map."""
-        return tiles(self._planes, self.out_size[0], self.stride[0])
+        return tiles(self.planes, self.out_size[0], self.stride[0])
 
     def covered(self, rows: tuple[int, int]) -> tuple[int, int]:
         """Return the rows of the map, some of them padding, that rows of windows span."""
@@ -187,13 +209,6 @@ class Windows:
         shared = self.kernel_size[0] - self.stride[0]
         return max(0, rows[0] + min(0, -shared // self.stride[0])), rows[1]
 
-    def empty(self, channels: int, rows: int, width: int) -> Tensor:
-        """Make a (1, channels, rows, width) buffer in the map's memory format."""
-        options = dict(dtype=self._dtype, device=self._planes.device)
-        if self._channels_last:
-            return torch.empty(1, rows, width, channels, **options).permute(0, 3, 1, 2)
-        return torch.empty(1, channels, rows, width, **options)
-
     def padded_rows(self) -> PaddedRows:
         """Make a buffer for the rows that the windows of a tile cover."""
         return PaddedRows(self)
@@ -206,22 +221,25 @@ class Windows:
         by_rows = _gather(rows.values, 2, self.kernel_size[0], self.stride[0], rows.window_count)
         return _gather(by_rows, 3, self.kernel_size[1], self.stride[1], self.out_size[1])
 
-    def spread(self, pooled: Tensor, rows: tuple[int, int], own: tuple[int, int]) -> Tensor:
+    def spread(
+        self, pooled: Tensor, rows: tuple[int, int], own: tuple[int, int], out: Scratch
+    ) -> Tensor:
         """Give each position the sum of its windows' values: the transpose of :meth:`sum`.
 
         Args:
             pooled: (1, channels, rows, W') values of the windows.
             rows: which rows of windows these are.
             own: rows of the map to return.
+            out: where the result may lie.
 
         Returns:
-            (1, channels, rows, W), a buffer that the caller may overwrite.
+            (1, channels, rows, W), which the caller may overwrite.
         """
         channels, width = pooled.shape[1], self.width + 2 * self.padding[1]
-        by_columns = self.empty(channels, pooled.shape[2], width)
+        by_columns = self._by_columns.shaped(channels, pooled.shape[2], width)
         _scatter(pooled, 3, self.kernel_size[1], self.stride[1], by_columns)
         first, stop = self.covered(rows)
-        full = self.empty(channels, max(stop, own[1]) - first, width)
+        full = out.shaped(channels, max(stop, own[1]) - first, width)
         _scatter(by_columns, 2, self.kernel_size[0], self.stride[0], full)
         left = self.padding[1]
         return full[:, :, own[0] - first : own[1] - first, left : left + self.width]
@@ -230,8 +248,7 @@ class Windows:
 class PaddedRows:
     """The rows that the windows of one tile cover, with zeros for padding.
 
-    Rows that the last windows of a tile share with the first ones of the next are kept, not
-    computed again.
+    Windows of neighbouring tiles share rows. What is computed once is kept for the next tile.
 
     Attributes:
         values: (1, channels, covered rows, padded width) for the tile that it stands at.
@@ -240,8 +257,10 @@ class PaddedRows:
 
     def __init__(self, windows: Windows) -> None:
         self._windows = windows
-        self._buffer = None
+        self._buffer = Scratch(windows.planes, windows.dtype)
         self._first = 0
+        self._tile = None
+        self._kept = {}
         self.values = None
         self.window_count = 0
 
@@ -249,16 +268,17 @@ class PaddedRows:
         """Go on to a tile; return the rows of the map that are to be filled in anew."""
         windows = self._windows
         first, stop = windows.covered(tile.rows)
-        new = first + self._keep_shared(first) if tile.rows[0] > 0 else first
         channels = tile.channels[1] - tile.channels[0]
-        if self._buffer is None:
-            width = windows.width + 2 * windows.padding[1]
-            self._buffer = windows.empty(channels, stop - first, width).zero_()
-        self.values = self._buffer[:, :channels, : stop - first]
-        self.window_count = tile.rows[1] - tile.rows[0]
+        left, width = windows.padding[1], windows.width
+        self._tile = tile
         self._first = first
-        self.values[:, :, new - first : max(0, -first)].zero_()
+        self.values = self._buffer.shaped(channels, stop - first, width + 2 * left)
+        self.window_count = tile.rows[1] - tile.rows[0]
+        self.values[:, :, : max(0, -first)].zero_()
         self.values[:, :, max(0, windows.height - first) :].zero_()
+        self.values[:, :, :, :left].zero_()
+        self.values[:, :, :, left + width :].zero_()
+        new = first if tile.rows[0] == 0 else first + windows.shared_rows
         new = min(max(new, 0), windows.height)
         return new, max(new, min(stop, windows.height))
 
@@ -269,14 +289,21 @@ class PaddedRows:
             :, :, rows[0] - self._first : rows[1] - self._first, left : left + self._windows.width
         ]
 
-    def _keep_shared(self, first: int) -> int:
-        """Move the rows that this tile shares with the last one to the front; return how many."""
-        step = first - self._first
-        shared = self.values.shape[2] - step
-        if not 0 < shared <= step:  # none, or source and target would overlap
-            return 0
-        self._buffer[:, : self.values.shape[1], :shared].copy_(self.values[:, :, step:])
-        return shared
+    def share(self, name: str) -> None:
+        """Take the rows shared with the tile before, and keep those shared with the next.
+
+        Args:
+            name: of what the buffer holds, for it may hold one thing after another at each tile.
+        """
+        count, tile = self._windows.shared_rows, self._tile
+        if count == 0:
+            return
+        if tile.rows[0] > 0:
+            self.values[:, :, :count].copy_(self._kept[name])
+        if tile.rows[1] < self._windows.out_size[0]:
+            if name not in self._kept:
+                self._kept[name] = torch.empty_like(self.values[:, :, -count:])
+            self._kept[name].copy_(self.values[:, :, -count:])
 
 
 def _taps(x: Tensor, dim: int, start: int, stride: int, count: int) -> Tensor:
