@@ -169,41 +169,76 @@ def test_no_logit_overflows(dtype):
             assert tensor.isfinite().all()
 
 
-def test_a_mean_far_from_zero_costs_no_digits():
+def test_a_mean_far_from_zero_costs_few_digits():
     x, raw, weight, bias = inputs((1, 4, 40, 40), torch.float32)
     raw = (raw.detach() + 1000).requires_grad_()
     expected = formula(x, raw, weight, bias, (3, 2, 1))
     for layout in LAYOUTS:
         moved = raw.contiguous(memory_format=layout)
-        assert_close([gated_lip2d(x, moved, weight, bias)], [expected], 1e-3)
+        # A value near 1000 is itself known to 3e-5, and the gate makes up to six times that of it.
+        assert_close([gated_lip2d(x, moved, weight, bias)], [expected], 2e-4)
 
 
 @pytest.mark.parametrize('layout', LAYOUTS)
-@pytest.mark.parametrize('rows', [slice(None, None, 10), slice(5, None, 10), slice(0, 4)])
+@pytest.mark.parametrize('rows', [slice(None, None, 200), slice(100, None, 200), slice(0, 4)])
 def test_a_few_rows_unlike_all_others_cost_no_digits(layout, rows):
     """Wherever they lie: statistics start from a guess at the mean that some rows give."""
-    raw = torch.randn(1, 3, 40, 24, generator=torch.Generator().manual_seed(0))
+    raw = torch.randn(1, 3, 800, 4, generator=torch.Generator().manual_seed(0))
     raw[:, :, rows] += 1000
     weight, bias = torch.ones(3), torch.zeros(3)
     exact = F.instance_norm(raw.double())
     result = instance_norm(raw.contiguous(memory_format=layout), weight, bias)
-    assert_close([result], [exact], 2e-6)
+    # Of values up to 14.
+    torch.testing.assert_close(result.double(), exact, rtol=5e-7, atol=5e-7)
 
 
 @pytest.mark.parametrize('layout', LAYOUTS)
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-def test_normalization_takes_the_memory_only_of_what_no_gradient_needs(layout, dtype):
+@pytest.mark.parametrize('tile_elements', [20, 1 << 19])
+def test_normalization_takes_the_memory_only_where_gradients_are_off(
+    monkeypatch, tile_elements, layout, dtype
+):
+    monkeypatch.setattr(tiles, 'TILE_ELEMENTS', tile_elements)
     _, x, weight, bias = inputs((2, 3, 9, 8), dtype, layout)
     expected = instance_norm(x, weight, bias, relu=True)
     kept = x.detach().clone()
+    exact = F.instance_norm(kept.double(), weight=weight.double(), bias=bias.double()).relu()
+    assert_close([expected], [exact], 2e-6 if dtype == torch.float32 else 1e-2)
     output = instance_norm(x, weight, bias, relu=True, inplace=True)
     assert torch.equal(output, expected)
-    assert torch.equal(x, kept)
     assert output.requires_grad
     with torch.no_grad():
         output = instance_norm(x, weight, bias, relu=True, inplace=True)
+        assert not output.requires_grad
+        assert torch.equal(x, kept)
+        output = instance_norm(x.detach(), weight, bias, relu=True, inplace=True)
     assert output.data_ptr() == x.data_ptr()
     assert torch.equal(x, expected)
+
+
+@needs_custom_operators
+def test_in_place_is_for_values_at_hand_only():
+    """Transforms, compilers and tensors without values get the operator that returns a new map."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    _, x, weight, bias = (t.detach() for t in inputs((2, 3, 9, 8)))
+    expected, kept = instance_norm(x, weight, bias), x.clone()
+
+    def normalize(x):
+        return instance_norm(x, weight, bias, inplace=True)
+
+    with torch.no_grad():
+        mapped = torch.func.vmap(lambda image: normalize(image[None])[0])(x)
+        compiled = torch.compile(normalize, backend='aot_eager', fullgraph=True)(x)
+        with FakeTensorMode() as mode:
+            fake = [mode.from_tensor(t) for t in (x, weight, bias)]
+            assert instance_norm(*fake, inplace=True).shape == x.shape
+    assert_close([mapped, compiled], [expected, expected], 1e-12)
+    assert torch.equal(x, kept)
+    with torch.inference_mode():
+        made_there = x + 0
+    with torch.no_grad():
+        assert_close([normalize(made_there)], [expected], 0)
 
 
 def test_shapes_are_known_without_values():
@@ -249,7 +284,7 @@ def test_what_follows_may_overwrite_the_output_in_place(dtype):
     assert_close(torch.autograd.grad(gated_lip2d(*arguments).relu_().sum(), arguments), expected, 0)
 
 
-@pytest.mark.parametrize('size', [(2, 3, 6, 7), (1, 2, 1, 5), (2, 1, 4, 4)])
+@pytest.mark.parametrize('size', [(2, 3, 6, 7), (1, 2, 1, 5), (2, 1, 4, 4), (2, 3, 17, 31)])
 def test_to_contiguous_changes_strides_alone(size):
     x = torch.randn(size, dtype=torch.float64).contiguous(memory_format=LAST).requires_grad_()
     output = to_contiguous(x)
@@ -260,6 +295,14 @@ def test_to_contiguous_changes_strides_alone(size):
         (result,) = torch.autograd.grad(output, x, grad, retain_graph=True)
         assert torch.equal(result, weights)
         assert result.is_contiguous(memory_format=LAST)
+
+
+@needs_custom_operators
+def test_to_contiguous_under_torch_func():
+    x = torch.randn(2, 3, 17, 31).contiguous(memory_format=LAST)
+    gradient = torch.func.grad(lambda x: to_contiguous(x).square().sum())(x)
+    torch.testing.assert_close(gradient, 2 * x)
+    assert torch.equal(torch.func.vmap(lambda image: to_contiguous(image[None])[0])(x), x)
 
 
 # --- PyTorch's machinery --------------------------------------------------------------------------
@@ -343,6 +386,21 @@ def test_tracing_writes_standard_operators():
     assert 'lip_mmdet::' not in str(traced.inlined_graph)
     expected = instance_norm(gated_lip2d(*arguments), *arguments[2:])
     assert_close([traced(*arguments)], [expected], 1e-5)
+
+
+@pytest.mark.skipif(
+    not hasattr(getattr(torch, 'compiler', None), 'is_exporting'), reason='needs torch >= 2.7'
+)
+def test_exporting_writes_standard_operators():
+    class Net(torch.nn.Module):
+        def forward(self, x, raw, weight, bias):
+            return instance_norm(gated_lip2d(x, raw, weight, bias), weight, bias, inplace=True)
+
+    arguments = tuple(t.detach() for t in inputs((2, 3, 9, 8), torch.float32))
+    program = torch.export.export(Net(), arguments)
+    assert 'aten.avg_pool2d' in str(program.graph)
+    assert 'lip_mmdet' not in str(program.graph)
+    assert_close([program.module()(*arguments)], [Net()(*arguments)], 1e-5)
 
 
 def test_without_custom_operators(monkeypatch):

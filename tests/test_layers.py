@@ -159,3 +159,23 @@ def test_pool_works_under_autocast():
 def test_bad_arguments_name_the_offending_value(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize('identity', [True, False])
+def test_a_logit_module_leaves_alone_what_others_hold(identity):
+    """Where gradients are off its trunk normalizes in place; not what a layer hands through."""
+    logit = BottleneckLogit(8, width=8)
+    nn.init.normal_(logit.head.conv.weight)
+    seen = []
+    if identity:
+        logit.trunk.conv1 = nn.Identity()
+    else:
+        logit.trunk.conv1.register_forward_hook(lambda layer, args, output: seen.append(output))
+    x = torch.randn(1, 8, 6, 6)
+    kept = x.clone()
+    expected = logit(x).detach()
+    with torch.no_grad():
+        torch.testing.assert_close(logit(x), expected)
+    assert torch.equal(x, kept)
+    if seen:
+        torch.testing.assert_close(seen[1], seen[0])

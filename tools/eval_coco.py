@@ -124,9 +124,11 @@ def run_inference(args: argparse.Namespace) -> DetectionFiles | None:
     from mmengine.config import DictAction
 
     from lip_mmdet.engine.inference import detect
+    from lip_mmdet.engine.memory import keep_freed_memory
 
     parser = argparse.ArgumentParser()
     parser.add_argument('--cfg-options', nargs='*', action=DictAction)
+    keep_freed_memory()
     return detect(
         args.config,
         args.checkpoint,

@@ -10,6 +10,8 @@ from typing import Callable
 
 import torch
 
+PROCESSES = 3  # of which peak memory is the median
+
 
 def interleave(cases: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
     """Run all cases once for warmth, then ``repeats`` times in turn.
@@ -57,7 +59,8 @@ def peak_memory(build: Callable, arguments: tuple, device: str) -> float:
     """Return the peak memory in MB that ``build(*arguments)()`` takes.
 
     On a GPU, what the allocator held at most. On the CPU, by how much the resident memory of a
-    fresh process rose while it built and ran the case once.
+    fresh process rose while it built and ran the case once: the median of several processes, for
+    what malloc makes of the same calls differs by a tenth.
 
     Args:
         build: a function of a module, for another process must find it; returns what to run.
@@ -69,6 +72,10 @@ def peak_memory(build: Callable, arguments: tuple, device: str) -> float:
         torch.cuda.reset_peak_memory_stats()
         run()
         return torch.cuda.max_memory_allocated() / 1e6
+    return statistics.median(_peak_of_a_process(build, arguments) for _ in range(PROCESSES))
+
+
+def _peak_of_a_process(build: Callable, arguments: tuple) -> float:
     context = multiprocessing.get_context('spawn')
     queue = context.SimpleQueue()
     process = context.Process(target=_resident, args=(queue, build, arguments))

@@ -105,6 +105,11 @@ class LogitHead(BaseModule):
         )
 
 
+def _owns_output(layer: nn.Module) -> bool:
+    """Whether what a layer returns is new and nobody else's: a hook or an identity may keep it."""
+    return type(layer) is nn.Conv2d and not layer._forward_hooks
+
+
 class LogitTrunk(BaseModule):
     """The part of a bottleneck logit module that heads can share: 1x1 and 3x3 at `width` channels.
 
@@ -128,8 +133,8 @@ class LogitTrunk(BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, width, H, W) features."""
-        x = self.norm1(self.conv1(x), relu=True, inplace=True)
-        return self.norm2(self.conv2(x), relu=True, inplace=True)
+        x = self.norm1(self.conv1(x), relu=True, inplace=_owns_output(self.conv1))
+        return self.norm2(self.conv2(x), relu=True, inplace=_owns_output(self.conv2))
 
 
 @MODELS.register_module()

@@ -85,7 +85,7 @@ def gated_lip2d(
 
     Returns:
         (N, C, H', W') of ``x``'s dtype, sizes as in :func:`lip_mmdet.ops.lip2d`. Arithmetic inside
-        is in float32, or in float64 if ``x`` or ``raw`` is.
+        is in float32, or in float64 where the maps are.
 
     Raises:
         ValueError: as :func:`lip_mmdet.ops.lip2d`; or ``weight`` or ``bias`` is not (C,), or the
@@ -165,23 +165,57 @@ def _backward(
     layout = memory_format(raw)
     grad_x = torch.empty_like(x, memory_format=layout)
     grad_raw = torch.empty_like(raw, dtype=average.dtype, memory_format=layout)
-    planes, values, planes_grad, values_grad = (
-        as_planes(t, layout) for t in (raw, x, grad_raw, grad_x)
-    )
-    incoming, averages, totals = (as_planes(t, layout) for t in (grad_output, average, total))
+    planes, planes_grad = as_planes(raw, layout), as_planes(grad_raw, layout)
     mean, rstd = as_columns(mean, planes), as_columns(rstd, planes)
     scale, shift = as_columns(weight, planes) * rstd, as_columns(bias, planes) / 2
-    half_scale = scale / 2
-    sums = torch.zeros_like(scale), torch.zeros_like(scale)
-    if _has_kernels(raw):
-        from lip_mmdet.ops import triton_gated_lip
+    differentiate = _differentiate_by_kernels if _has_kernels(raw) else _differentiate_in_tiles
+    sums = differentiate(
+        grad_output, x, raw, average, total, mean, scale / 2, shift, coefficient, window,
+        grad_x, grad_raw,
+    )  # fmt: skip
+    factor = coefficient / 4
+    normalization_gradient(planes, planes_grad, mean, rstd, scale * factor, sums)
+    sums = tuple(s * factor for s in sums)
+    return grad_x, grad_raw.to(raw.dtype), *affine_gradients(sums, rstd, weight, bias)
 
-        figures = half_scale, shift - mean * half_scale, coefficient, window
-        kept = grad_output.contiguous(memory_format=layout), average, total
-        triton_gated_lip.backward(*kept, x, raw, *figures, grad_x, grad_raw)
-        sums[0].copy_(planes_grad.sum((2, 3), keepdim=True))
-        sums[1].copy_(((widen(planes) - mean) * planes_grad).sum((2, 3), keepdim=True))
-        return _finish(planes, grad_x, grad_raw, mean, rstd, scale, sums, weight, bias, options)
+
+def _differentiate_in_tiles(
+    grad_output: Tensor,
+    x: Tensor,
+    raw: Tensor,
+    average: Tensor,
+    total: Tensor,
+    mean: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    coefficient: float,
+    window: Window,
+    grad_x: Tensor,
+    grad_z: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Fill in ``grad_x`` and ``grad_z``, the logit's without the factor ``coefficient / 4``.
+
+    Args:
+        grad_output: gradient of the pooled map.
+        x: the map that was pooled.
+        raw: the raw logit.
+        average: the pooled map, in float32 or float64.
+        total: sums of the weights.
+        mean: of each plane of the raw logit.
+        scale: of half the normalized logit, ``(raw - mean) * scale + shift``.
+        shift: likewise.
+        coefficient: the soft gate's.
+        window: geometry.
+        grad_x: of ``x``'s shape.
+        grad_z: of ``x``'s shape.
+
+    Returns:
+        The sums over each plane of ``grad_z`` and of ``grad_z * (raw - mean)``.
+    """
+    layout = memory_format(raw)
+    planes, values, z_grads, value_grads = (as_planes(t, layout) for t in (raw, x, grad_z, grad_x))
+    incoming, averages, totals = (as_planes(t, layout) for t in (grad_output, average, total))
+    sums = torch.zeros_like(scale), torch.zeros_like(scale)
     windows = Windows(window, planes, average.shape[2:], average.dtype)
     shares, gates, importances, differences, spread_a, spread_b = (
         Scratch(planes, average.dtype) for _ in range(6)
@@ -196,37 +230,41 @@ def _backward(
         b = windows.spread(share.mul_(tile.at(averages, reaching)), reaching, own, out=spread_b)
         centred = torch.sub(raw_tile, tile.of(mean), out=differences.like(raw_tile))
         gate = gates.like(raw_tile)
-        scale_and_shift(centred, tile.of(half_scale), tile.of(shift), out=gate).tanh_()
+        scale_and_shift(centred, tile.of(scale), tile.of(shift), out=gate).tanh_()
         importance = torch.mul(gate, coefficient / 2, out=importances.like(raw_tile)).exp_()
-        a.mul_(importance)
-        tile.at(values_grad, own).copy_(a)
+        tile.at(value_grads, own).copy_(a.mul_(importance))
         logit_grad = a.mul_(tile.at(values, own)).addcmul_(b, importance, value=-1)
-        # Without the factor coefficient / 4, which all that follows has in common.
-        target = tile.at(planes_grad, own)
-        torch.addcmul(logit_grad, logit_grad, gate.square_(), value=-1, out=target)
-        tile.of(sums[0]).add_(plane_sums(target))
-        tile.of(sums[1]).add_(plane_sums(centred.mul_(target)))
-    return _finish(planes, grad_x, grad_raw, mean, rstd, scale, sums, weight, bias, options)
+        z_grad = tile.at(z_grads, own)
+        torch.addcmul(logit_grad, logit_grad, gate.square_(), value=-1, out=z_grad)
+        tile.of(sums[0]).add_(plane_sums(z_grad))
+        tile.of(sums[1]).add_(plane_sums(centred.mul_(z_grad)))
+    return sums
 
 
-def _finish(
-    planes: Tensor,
-    grad_x: Tensor,
-    grad_raw: Tensor,
+def _differentiate_by_kernels(
+    grad_output: Tensor,
+    x: Tensor,
+    raw: Tensor,
+    average: Tensor,
+    total: Tensor,
     mean: Tensor,
-    rstd: Tensor,
     scale: Tensor,
-    sums: tuple[Tensor, Tensor],
-    weight: Tensor,
-    bias: Tensor,
-    options: tuple,
-) -> tuple:
-    """Bring back the factor ``coefficient / 4`` and go through normalization."""
-    factor = options[0] / 4
-    planes_grad = as_planes(grad_raw, memory_format(grad_raw))
-    normalization_gradient(planes, planes_grad, mean, rstd, scale * factor, sums)
-    sums = tuple(s * factor for s in sums)
-    return grad_x, grad_raw.to(planes.dtype), *affine_gradients(sums, rstd, weight, bias)
+    shift: Tensor,
+    coefficient: float,
+    window: Window,
+    grad_x: Tensor,
+    grad_z: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """As :func:`_differentiate_in_tiles`, on a GPU."""
+    from lip_mmdet.ops import triton_gated_lip
+
+    layout = memory_format(raw)
+    kept = grad_output.contiguous(memory_format=layout), average, total
+    figures = scale, shift - mean * scale, coefficient, window
+    triton_gated_lip.backward(*kept, x, raw, *figures, grad_x, grad_z)
+    planes, z_grads = as_planes(raw, layout), as_planes(grad_z, layout)
+    centred = widen(planes) - mean
+    return z_grads.sum((2, 3), keepdim=True), centred.mul_(z_grads).sum((2, 3), keepdim=True)
 
 
 def _has_kernels(raw: Tensor) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lip_mmdet.ops.operator import Operator, exporting, runs_eagerly
+from lip_mmdet.ops.operator import Operator, exporting, may_overwrite
 from lip_mmdet.ops.reference import instance_norm_reference
 from lip_mmdet.ops.tiles import (
     Scratch,
@@ -42,7 +42,7 @@ def instance_norm(
         bias: shift, (C,).
         eps: added to the variance.
         relu: apply ReLU to the result.
-        inplace: the caller has no more use for ``x``. Where no gradient is kept its memory then
+        inplace: the caller has no more use for ``x``. Where gradients are off its memory then
             takes the result, for memory that is new to a process costs more than the arithmetic.
 
     Returns:
@@ -56,10 +56,10 @@ def instance_norm(
     if exporting():
         return instance_norm_reference(x, weight, bias, eps, relu)
     x = x.contiguous(memory_format=memory_format(x))
-    arguments = (x, weight, bias), (float(eps), bool(relu))
-    if inplace and runs_eagerly(*arguments[0]):
-        return _normalize(*arguments[0], *arguments[1], output=x)[0]
-    return _OPERATOR(*arguments)
+    if inplace and may_overwrite(x):
+        _normalize(x, weight, bias, float(eps), bool(relu), output=x)
+        return x
+    return _OPERATOR((x, weight, bias), (float(eps), bool(relu)))
 
 
 def check_affine(x: Tensor, weight: Tensor, bias: Tensor) -> None:
@@ -84,8 +84,8 @@ def statistics(planes: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
     Each tile is read once, for the sums of the differences ``d`` from a guess at the mean and of
     their squares: ``variance = E[d^2] - E[d]^2``. That loses digits as the guess is off by more
-    than a standard deviation. The guess is the mean of a share ``f`` of the rows, which cannot be
-    off by more than ``1 / sqrt(f)`` of them, or the variance would be larger than it is.
+    than a standard deviation. The guess is the mean of some rows; where they are so unlike the
+    others that it is off by four, all is done again from the mean that was found.
     """
     positions = planes.shape[2] * planes.shape[3]
     if planes.device.type != 'cpu':
@@ -93,17 +93,24 @@ def statistics(planes: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     elif planes.numel() == 0:
         mean = variance = widen(planes.new_zeros(*planes.shape[:2], 1, 1))
     else:
-        mean, variance = _moments(planes)
+        mean, variance, offset = _moments(planes, _guess(planes))
+        if (offset.square() > 16 * (variance + eps)).any():
+            mean, variance, _ = _moments(planes, mean)
     if positions == 1:
         # One position is its own mean: no difference from it may grow, nor a gradient pass.
         return mean, torch.zeros_like(mean)
     return mean, (variance + eps).rsqrt_()
 
 
-def _moments(planes: Tensor) -> tuple[Tensor, Tensor]:
+def _guess(planes: Tensor) -> Tensor:
+    """Return the mean over a few evenly spaced rows of each plane."""
     step = -(-planes.shape[2] // GUESS_ROWS)
-    some = widen(planes[:, :, step // 2 :: step])
-    guess = plane_sums(some) / (some.shape[2] * some.shape[3])
+    rows = widen(planes[:, :, step // 2 :: step])
+    return plane_sums(rows) / (rows.shape[2] * rows.shape[3])
+
+
+def _moments(planes: Tensor, guess: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean and variance of each plane, and how far the guess at the mean was off."""
     scratch = Scratch(planes, guess.dtype)
     sums, squares = (torch.zeros_like(guess, dtype=torch.float64) for _ in range(2))
     for tile in tiles(planes):
@@ -114,7 +121,7 @@ def _moments(planes: Tensor) -> tuple[Tensor, Tensor]:
     positions = planes.shape[2] * planes.shape[3]
     offset = sums.div_(positions)
     variance = squares.div_(positions).sub_(offset.square()).clamp_(min=0)
-    return (guess + offset).to(guess.dtype), variance.to(guess.dtype)
+    return (guess + offset).to(guess.dtype), variance.to(guess.dtype), offset
 
 
 def normalization_gradient(
@@ -146,17 +153,17 @@ def normalization_gradient(
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor, options: tuple, training: bool) -> tuple:
     output, mean, rstd = _allocate(x, weight, bias, options, training)
-    _, centre, factor = _normalize(x, weight, bias, *options, output)
+    figures = _normalize(x, weight, bias, *options, output)
     if training:
-        mean.copy_(centre.view_as(mean))
-        rstd.copy_(factor.view_as(rstd))
+        mean.copy_(figures[0].view_as(mean))
+        rstd.copy_(figures[1].view_as(rstd))
     return output, mean, rstd
 
 
 def _normalize(
     x: Tensor, weight: Tensor, bias: Tensor, eps: float, relu: bool, output: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Fill in ``output``, which may be ``x``; return it, and mean and ``rstd`` of each plane."""
+) -> tuple[Tensor, Tensor]:
+    """Fill in ``output``, which may be ``x``; return the mean and ``rstd`` of each plane."""
     layout = memory_format(x)
     planes, result = as_planes(x, layout), as_planes(output, layout)
     mean, rstd = statistics(planes, eps)
@@ -172,7 +179,7 @@ def _normalize(
             normalized.clamp_(min=0)
         if not same:
             target.copy_(normalized)
-    return output, mean, rstd
+    return mean, rstd
 
 
 def _backward(

@@ -7,7 +7,7 @@ from typing import Iterator
 import torch
 from torch import Tensor
 
-from lip_mmdet.ops.operator import exporting
+from lip_mmdet.ops.operator import exporting, inside_torch_func
 from lip_mmdet.ops.tiles import is_channels_last
 
 # Positions transposed at once: such a block, with all its channels, should stay in the cache.
@@ -22,7 +22,9 @@ def to_contiguous(x: Tensor) -> Tensor:
     fast. Backward turns the gradient back in the same way.
     """
     compiling = getattr(getattr(torch, 'compiler', None), 'is_compiling', lambda: False)
-    if x.device.type != 'cpu' or not is_channels_last(x) or exporting() or compiling():
+    if x.device.type != 'cpu' or inside_torch_func() or exporting() or compiling():
+        return x.contiguous()
+    if not is_channels_last(x):
         return x.contiguous()
     return _ToContiguous.apply(x)
 

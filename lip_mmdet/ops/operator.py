@@ -24,13 +24,19 @@ def exporting() -> bool:
     return torch.jit.is_tracing() or torch.onnx.is_in_onnx_export() or is_exporting()
 
 
-def runs_eagerly(*tensors: Tensor) -> bool:
-    """Whether an operator on these is run here and now and nothing of it is kept for a gradient."""
+def may_overwrite(x: Tensor) -> bool:
+    """Whether a tensor that the caller has no more use for may take the result of an operator.
+
+    So it is where gradients are off and operators run here and now, on values.
+    """
     compiling = getattr(getattr(torch, 'compiler', None), 'is_compiling', lambda: False)
-    keeps = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    if compiling() or inside_torch_func() or torch.is_grad_enabled() or x.requires_grad:
+        return False
+    # What inference mode made can only be changed within it.
+    if x.is_inference() and not torch.is_inference_mode_enabled():
+        return False
     # Subclasses and the meta device stand for tensors without values.
-    real = all(type(t) in (Tensor, torch.nn.Parameter) and not t.is_meta for t in tensors)
-    return real and not (keeps or compiling() or _inside_torch_func())
+    return type(x) is Tensor and not x.is_meta
 
 
 class Operator:
@@ -87,7 +93,7 @@ class Operator:
     def __call__(self, tensors: tuple[Tensor, ...], options: tuple) -> Tensor:
         """Run the operator; keep what backward needs where a gradient will be asked for."""
         training = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-        if HAS_CUSTOM_OPERATORS and _inside_torch_func():
+        if HAS_CUSTOM_OPERATORS and inside_torch_func():
             return _TransformedFunction.apply(self, options, training, *tensors)[0]
         if HAS_CUSTOM_OPERATORS:
             return self._forward_op(*tensors, *options, training)[0]
@@ -170,7 +176,8 @@ class _TransformedFunction(torch.autograd.Function):
         return (None, None, None, *grads)
 
 
-def _inside_torch_func() -> bool:
+def inside_torch_func() -> bool:
+    """Whether one of ``torch.func``'s transforms is at work."""
     active = getattr(torch._C, '_are_functorch_transforms_active', None)
     return active is not None and active()
 
