@@ -17,9 +17,10 @@ NEVER = -1
 def keep_freed_memory() -> bool:
     """Let this process keep the memory that it frees for what it allocates next.
 
-    By default glibc gives each large block back to the system when it is freed. The system then
-    clears the next one page by page, at every operator on every map: a quarter of the time that a
-    detector takes on the CPU. Kept instead, the memory of a process stays what it was at its peak.
+    By default glibc gives blocks above 32 MB back to the system when they are freed. The system
+    then clears the next one page by page, at every operator on every map: at the size of COCO's
+    images a third of a backbone's time (``docs/performance.md``). Kept instead, memory stays with
+    the process until it ends.
 
     Nothing changes where there is a GPU, where another C library or allocator is used, or where
     the environment tunes glibc's already (``MALLOC_TRIM_THRESHOLD_``, ``GLIBC_TUNABLES``).
