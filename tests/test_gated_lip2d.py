@@ -277,7 +277,7 @@ def test_empty_batch():
     assert all(g.abs().sum() == 0 for g in gradients(output, arguments))
 
 
-@pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 def test_what_follows_may_overwrite_the_output_in_place(dtype):
     arguments = inputs((1, 2, 8, 8), dtype)
     expected = torch.autograd.grad(gated_lip2d(*arguments).relu().sum(), arguments)

@@ -7,7 +7,8 @@ normalization's gradient stay with PyTorch. Sizes are plain arguments that nothi
 on: an image of another shape compiles nothing anew; a window, a dtype or a memory format does.
 """
 
-from __future__ import annotations
+# Annotations are evaluated here: Triton 3.1's interpreter does not see `tl.constexpr` in strings.
+from typing import Tuple
 
 import torch
 import triton
@@ -250,9 +251,9 @@ def _channels_last(x: Tensor) -> bool:
     return not x.is_contiguous()
 
 
-def _sizes(x: Tensor, pooled: Tensor) -> tuple[int, ...]:
+def _sizes(x: Tensor, pooled: Tensor) -> Tuple[int, ...]:
     return (*x.shape[1:], *pooled.shape[2:])
 
 
-def _geometry(window: Window) -> tuple[int, ...]:
+def _geometry(window: Window) -> Tuple[int, ...]:
     return tuple(v for pair in window for v in pair)
