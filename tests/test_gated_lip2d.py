@@ -99,6 +99,18 @@ def test_forward_and_backward_equal_the_formula(monkeypatch, window, layout, til
 
 
 @pytest.mark.parametrize('layout', LAYOUTS)
+@pytest.mark.parametrize('by_axis', [False, True])
+def test_windows_are_summed_alike_either_way(monkeypatch, by_axis, layout):
+    """One way is the GPU's, the other that of contiguous maps on the CPU."""
+    monkeypatch.setattr(tiles, '_sums_faster_by_axis', lambda planes: by_axis)
+    monkeypatch.setattr(tiles, 'TILE_ELEMENTS', 100)
+    for size, window in itertools.product(SIZES, WINDOWS):
+        arguments = inputs((2, 3, *size), layout=layout)
+        output = gated_lip2d(*arguments, 12.0, 1e-5, *window)
+        assert_close([output], [formula(*arguments, window)], 1e-12)
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
 @pytest.mark.parametrize('relu', [False, True])
 @pytest.mark.parametrize('tile_elements', [1, 100, 1 << 18])
 def test_instance_norm_equals_pytorchs(monkeypatch, relu, layout, tile_elements):

@@ -164,10 +164,6 @@ class Scratch:
 class Windows:
     """Sums over windows, and their transpose, tile by tile.
 
-    Sums over a contiguous map are taken one axis after the other, each in as many additions of
-    strided views as the window is wide: over rows these run on dense vectors, where PyTorch's pool
-    adds number by number.
-
     Args:
         window: geometry.
         planes: the map whose tiles are pooled.
@@ -183,7 +179,7 @@ class Windows:
         self.out_size = out_size
         self.planes = planes
         self.dtype = dtype
-        self._channels_last = is_channels_last(planes)
+        self._sum_by_axis = _sums_faster_by_axis(planes)
         self._by_columns = Scratch(planes, dtype)
         # Rows that the last windows of a tile share with the first of the next.
         self.shared_rows = max(0, self.kernel_size[0] - self.stride[0])
@@ -215,8 +211,7 @@ class Windows:
 
     def sum(self, rows: PaddedRows) -> Tensor:
         """Sum each window of the tile that a buffer stands at: (1, channels, rows, W')."""
-        if self._channels_last:
-            # Dense over channels, PyTorch's pool needs one pass.
+        if not self._sum_by_axis:
             return F.avg_pool2d(rows.values, self.kernel_size, self.stride, divisor_override=1)
         by_rows = _gather(rows.values, 2, self.kernel_size[0], self.stride[0], rows.window_count)
         return _gather(by_rows, 3, self.kernel_size[1], self.stride[1], self.out_size[1])
@@ -243,6 +238,15 @@ class Windows:
         _scatter(by_columns, 2, self.kernel_size[0], self.stride[0], full)
         left = self.padding[1]
         return full[:, :, own[0] - first : own[1] - first, left : left + self.width]
+
+
+def _sums_faster_by_axis(planes: Tensor) -> bool:
+    """Whether windows are summed faster along one axis after the other than by PyTorch's pool.
+
+    The pool needs one pass, but over a contiguous map on the CPU it adds number by number. As many
+    additions of strided views as the window is wide run on dense vectors, at least over rows.
+    """
+    return planes.device.type == 'cpu' and not is_channels_last(planes)
 
 
 class PaddedRows:
