@@ -580,3 +580,27 @@ def test_plugin_registers_everything():
     for name in ('LIPResNet', 'LIPResNetMD', 'LIPPool2d', 'BottleneckLogit'):
         assert MODELS.get(name) is not None
     assert isinstance(MODELS.build(dict(type='LIPPool2d', in_channels=8)), LIPPool2d)
+
+
+@pytest.mark.parametrize(
+    ('options', 'converted'),
+    [
+        ({}, not torch.cuda.is_available()),
+        (dict(channels_last=True), True),
+        (dict(channels_last=False), False),
+        (dict(dcn=dict(type='DCNv2', deform_groups=1, fallback_on_stride=False)), False),
+    ],
+)
+def test_weights_lie_in_the_format_of_the_maps(options, converted):
+    """And stay there as a state dict is loaded, whichever format that one is in."""
+    if 'dcn' in options:
+        options = dict(options, stage_with_dcn=(False, True, True, True))
+    net = LIPResNet(50, **options)
+    weights = net.layer1[0].conv2.weight
+    assert weights.is_contiguous(memory_format=torch.channels_last) == converted
+    state = {
+        name: value.contiguous() for name, value in LIPResNet(50, **options).state_dict().items()
+    }
+    net.load_state_dict(state)
+    assert weights.is_contiguous(memory_format=torch.channels_last) == converted
+    assert torch.equal(weights, state['layer1.0.conv2.weight'])

@@ -12,6 +12,7 @@ from mmcv.cnn import build_conv_layer, build_norm_layer
 from mmdet.models.backbones.resnet import BasicBlock
 from mmdet.models.layers import ResLayer
 from mmdet.registry import MODELS
+from mmengine.device import get_device
 from mmengine.model import Sequential
 from torch import Tensor, nn
 
@@ -61,9 +62,10 @@ class LIPResNet(ReleasedResNet):
         implementation: ``'fused'``, or ``'reference'`` for LIP composed of PyTorch's operators as
             released: the same numbers and parameters, slower.
         channels_last: run in PyTorch's channels_last memory format inside, whatever the format of
-            the input; default: on the CPU, where it is faster (``docs/performance.md``). Features
-            come out contiguous either way, for mmcv's RoIAlign misreads other formats. Networks
-            with ``dcn`` run contiguous, for so do mmcv's deformable convolutions.
+            the input, with the weights of its convolutions in that format too; default: on the CPU,
+            where it is faster (``docs/performance.md``). Features come out contiguous either way,
+            for mmcv's RoIAlign misreads other formats. Networks with ``dcn`` run contiguous, for so
+            do mmcv's deformable convolutions.
         **kwargs: as in ``mmdet.models.ResNet``. In a LIP block ``avg_down`` changes nothing but the
             numbering of the shortcut's layers, for LIP stands where the average pooling would;
             ``dcn`` finds no 3x3 convolution there; ``dilations`` count in the blocks that follow.
@@ -135,6 +137,11 @@ class LIPResNet(ReleasedResNet):
             **kwargs,
         )
         set_implementation(self, implementation)
+        if channels_last or (channels_last is None and dcn is None and get_device() == 'cpu'):
+            for layer in self.modules():
+                if type(layer) is nn.Conv2d:  # others may view their weights as they are
+                    # Or PyTorch would bring the weight into the maps' format at each convolution.
+                    layer.to(memory_format=torch.channels_last)
 
     def make_res_layer(self, **kwargs) -> nn.Module:
         """Build a stage; its first block is a LIP block where ``lip_stages`` says so."""

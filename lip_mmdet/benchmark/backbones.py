@@ -77,6 +77,7 @@ def build(
     images = torch.rand(shape, device=device)
     if layout == 'channels_last':
         images = images.contiguous(memory_format=torch.channels_last)
+        net.to(memory_format=torch.channels_last)  # its weights
     half = dtype if dtype != torch.float32 else None
 
     def run() -> None:
