@@ -604,3 +604,16 @@ def test_weights_lie_in_the_format_of_the_maps(options, converted):
     net.load_state_dict(state)
     assert weights.is_contiguous(memory_format=torch.channels_last) == converted
     assert torch.equal(weights, state['layer1.0.conv2.weight'])
+
+
+def test_a_seed_draws_the_same_weights_in_any_memory_format():
+    nets = []
+    for channels_last in (True, False):
+        torch.manual_seed(0)
+        net = LIPResNet(18, channels_last=channels_last)
+        net.init_weights()
+        nets.append(net)
+    first, second = (net.state_dict() for net in nets)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    weight = nets[0].layer1[0].conv2.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)

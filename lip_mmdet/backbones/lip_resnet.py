@@ -137,11 +137,22 @@ class LIPResNet(ReleasedResNet):
             **kwargs,
         )
         set_implementation(self, implementation)
-        if channels_last or (channels_last is None and dcn is None and get_device() == 'cpu'):
-            for layer in self.modules():
-                if type(layer) is nn.Conv2d:  # others may view their weights as they are
-                    # Or PyTorch would bring the weight into the maps' format at each convolution.
-                    layer.to(memory_format=torch.channels_last)
+        # Or PyTorch would bring each weight into the format of the maps at each convolution.
+        last = channels_last or (channels_last is None and dcn is None and get_device() == 'cpu')
+        self._weight_format = torch.channels_last if last else torch.contiguous_format
+        self._arrange_weights(self._weight_format)
+
+    def init_weights(self) -> None:
+        """Initialize as ``init_cfg`` says: of one seed the same weights in any memory format."""
+        # Random numbers are drawn in the order of memory.
+        self._arrange_weights(torch.contiguous_format)
+        super().init_weights()
+        self._arrange_weights(self._weight_format)
+
+    def _arrange_weights(self, memory_format: torch.memory_format) -> None:
+        for layer in self.modules():
+            if type(layer) is nn.Conv2d:  # others may view their weights as they are
+                layer.to(memory_format=memory_format)
 
     def make_res_layer(self, **kwargs) -> nn.Module:
         """Build a stage; its first block is a LIP block where ``lip_stages`` says so."""
