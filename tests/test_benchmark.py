@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from lip_mmdet.benchmark.command import main
 from lip_mmdet.benchmark.measure import peak_memory
+from lip_mmdet.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -46,6 +48,29 @@ def test_backbones_are_measured():
     rows = measure_backbones(50, True, 'defaults', repeats=1, shape=(2, 3, 32, 32))
     assert [row['case'] for row in rows] == ['ResNet', 'LIP reference', 'LIP fused']
     assert all(row['milliseconds'] > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--dtypes', 'float99'], 'float99'),
+        (['--layouts', 'sideways'], 'sideways'),
+        (['--depths', '33'], '33'),
+        (['--shape', '1', '2', '1', '0'], '0 is not positive'),
+        (['--repeats', 'x'], 'x'),
+    ],
+)
+def test_arguments_that_cannot_be_measured_are_named(capsys, arguments, message):
+    with pytest.raises(SystemExit) as exit_:
+        main(['operators', *arguments])
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+def test_a_gpu_that_is_not_there():
+    with pytest.raises(InputError, match=r'--device cuda: .* no GPU'):
+        main(['operators', '--device', 'cuda'])
 
 
 def allocate(megabytes):

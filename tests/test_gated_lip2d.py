@@ -4,7 +4,6 @@ import itertools
 import os
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from lip_mmdet.ops import (
     gated_lip2d_reference,
     instance_norm,
     instance_norm_reference,
+    kernels,
     lip2d,
     tiles,
     to_contiguous,
@@ -429,25 +429,31 @@ def test_without_custom_operators(monkeypatch):
         assert_close([gated_lip2d(*arguments)], [expected], 0)
 
 
-def test_gpu_kernels_equal_the_formula_in_tritons_interpreter():
-    """In a process of its own, for Triton decides on import how it runs."""
-    try:
-        version = metadata.version('triton')
-    except metadata.PackageNotFoundError:
-        pytest.skip('needs Triton')
-    if int(version.split('.')[0]) < 3:
-        pytest.skip(f'needs Triton 3, with its interpreter, and found {version}')
+def run_with_triton(module, **environment):
+    """Run a module's ``main`` in a process of its own, for Triton decides on import how it runs."""
+    if not kernels.has_triton():
+        pytest.skip('needs Triton 3.3')
     path = os.pathsep.join([str(Path(__file__).resolve().parent), *sys.path])
-    environment = dict(os.environ, TRITON_INTERPRET='1', PYTHONPATH=path)
-    command = [sys.executable, '-c', 'import triton_in_interpreter as t; t.main()']
+    command = [sys.executable, '-c', f'import {module}; {module}.main()']
+    environment = dict(os.environ, PYTHONPATH=path, **environment)
     result = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr[-3000:]
+
+
+def test_gpu_kernels_equal_the_formula_in_tritons_interpreter():
+    run_with_triton('triton_in_interpreter', TRITON_INTERPRET='1')
+
+
+def test_gpu_kernels_compile(tmp_path):
+    run_with_triton('triton_compiles', TRITON_CACHE_DIR=str(tmp_path))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 @pytest.mark.parametrize('layout', LAYOUTS)
 @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float32, 1e-5), (torch.float16, 4e-3)])
-def test_gpu_equals_cpu(dtype, tolerance, layout):
+@pytest.mark.parametrize('wanted', ['0', '1'])
+def test_gpu_equals_cpu(monkeypatch, wanted, dtype, tolerance, layout):
+    monkeypatch.setenv('LIP_MMDET_TRITON', wanted)
     arguments = inputs((2, 8, 23, 31), dtype, layout)
     moved = [a.detach().cuda().requires_grad_() for a in arguments]
     output, expected = gated_lip2d(*moved), gated_lip2d(*arguments)

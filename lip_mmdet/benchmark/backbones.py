@@ -12,7 +12,6 @@ from lip_mmdet.benchmark.measure import interleave, peak_memory, summarize
 EVAL_SHAPE = (1, 3, 800, 1344)
 TRAIN_SHAPE = (2, 3, 480, 640)
 BACKBONES = ('ResNet', 'LIP reference', 'LIP fused')
-LAYOUTS = ('contiguous', 'channels_last', 'defaults')
 
 
 def measure_backbones(

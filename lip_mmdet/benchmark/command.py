@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
-from pathlib import Path
 
 import torch
 
 from lip_mmdet.benchmark.operators import STEM_SHAPE, measure_operators
+from lip_mmdet.errors import InputError
+from lip_mmdet.files import write_json
 
 COLUMNS = {
     'case': '{}',
@@ -24,11 +24,17 @@ COLUMNS = {
     'peak_ratio': '{:.2f}',
 }
 
+DTYPES = ['float32', 'bfloat16', 'float16']
+DEPTHS = [18, 34, 50, 101, 152]
+LAYOUTS = ['contiguous', 'channels_last', 'defaults']
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure what the arguments ask for, print a table for each group, write ``--out-json``."""
     args = _parser().parse_args(arguments)
     device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    if device == 'cuda' and not torch.cuda.is_available():
+        raise InputError('--device cuda: PyTorch sees no GPU here; leave it out or take cpu')
     dtypes = [getattr(torch, name) for name in args.dtypes]
     rows = []
     print(_machine(device))
@@ -42,12 +48,12 @@ def main(arguments: list[str] | None = None) -> None:
                     _show('operators', group)
                     rows += group
     if args.what != 'operators':
-        from lip_mmdet.benchmark.backbones import LAYOUTS, measure_backbones
+        from lip_mmdet.benchmark.backbones import measure_backbones
 
         for dtype in dtypes:
             for depth in args.depths:
                 for training in {'eval': [False], 'train': [True]}.get(args.mode, [False, True]):
-                    for layout in args.layouts or LAYOUTS:
+                    for layout in args.layouts:
                         group = measure_backbones(
                             depth,
                             training,
@@ -60,22 +66,31 @@ def main(arguments: list[str] | None = None) -> None:
                         _show('backbones', group)
                         rows += group
     if args.out_json:
-        Path(args.out_json).write_text(json.dumps(dict(machine=_machine(device), rows=rows)))
+        write_json(args.out_json, dict(machine=_machine(device), rows=rows))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('what', nargs='?', default='all', choices=['operators', 'backbones', 'all'])
     parser.add_argument('--device', choices=['cpu', 'cuda'], help='default: a GPU if there is one')
-    parser.add_argument('--repeats', type=int, default=15, help='timed runs; a third for backbones')
-    parser.add_argument('--shape', type=int, nargs=4, default=STEM_SHAPE, help='of the operators')
-    parser.add_argument('--dtypes', nargs='+', default=['float32'])
-    parser.add_argument('--depths', type=int, nargs='+', default=[50])
+    parser.add_argument(
+        '--repeats', type=_positive, default=15, help='timed runs; a third for backbones'
+    )
+    parser.add_argument('--shape', type=_positive, nargs=4, default=STEM_SHAPE, help='of the maps')
+    parser.add_argument('--dtypes', nargs='+', choices=DTYPES, default=['float32'])
+    parser.add_argument('--depths', type=int, nargs='+', choices=DEPTHS, default=[50])
     parser.add_argument('--mode', choices=['eval', 'train', 'both'], default='both')
-    parser.add_argument('--layouts', nargs='+', help='contiguous, channels_last, defaults')
+    parser.add_argument('--layouts', nargs='+', choices=LAYOUTS, default=LAYOUTS)
     parser.add_argument('--memory', action='store_true', help='measure peak memory of backbones')
     parser.add_argument('--out-json', help='write all figures here')
     return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f'{number} is not positive')
+    return number
 
 
 def _machine(device: str) -> str:

@@ -25,12 +25,10 @@ and instance normalization takes two sums of ``dL/dz`` for each map, then one mo
 
 from __future__ import annotations
 
-import importlib.util
-import os
-
 import torch
 from torch import Tensor
 
+from lip_mmdet.ops import kernels
 from lip_mmdet.ops.instance_norm import (
     affine_gradients,
     check_affine,
@@ -113,23 +111,56 @@ def _forward(
     x: Tensor, raw: Tensor, weight: Tensor, bias: Tensor, options: tuple, training: bool
 ) -> tuple:
     coefficient, eps, window = _parse(options)
-    output, average, total, mean, rstd = _allocate(x, raw, weight, bias, options, training)
-    layout = memory_format(raw)
-    planes, values, result = (as_planes(t, layout) for t in (raw, x, output))
-    centre, factor = statistics(planes, eps)
-    # Of z / 2, which tanh takes.
-    scale = as_columns(weight, planes) * factor / 2
-    shift = as_columns(bias, planes) / 2 - centre * scale
-    if training:
-        mean.copy_(centre.view_as(mean))
-        rstd.copy_(factor.view_as(rstd))
-        averages, totals = as_planes(average, layout), as_planes(total, layout)
-    if _has_kernels(raw):
-        from lip_mmdet.ops import triton_gated_lip
+    output, average, total, *figures = _allocate(x, raw, weight, bias, options, training)
+    if kernels.has_kernels(raw):
+        from lip_mmdet.ops import triton_gated_lip, triton_instance_norm
 
-        figures = scale, shift, coefficient, window
-        triton_gated_lip.forward(x, raw, *figures, output, average, total)
-        return output, average, total, mean, rstd
+        mean, rstd = triton_instance_norm.statistics(raw, eps)
+        pool = triton_gated_lip.forward
+    else:
+        mean, rstd = statistics(as_planes(raw, memory_format(raw)), eps)
+        pool = _pool_in_tiles
+    pool(x, raw, mean, rstd, weight, bias, coefficient, window, output, average, total)
+    if training:
+        figures = mean.view(raw.shape[:2]), rstd.view(raw.shape[:2])
+    return output, average, total, *figures
+
+
+def _pool_in_tiles(
+    x: Tensor,
+    raw: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    coefficient: float,
+    window: Window,
+    output: Tensor,
+    average: Tensor,
+    total: Tensor,
+) -> None:
+    """Fill in ``output`` and, unless they are empty, ``average`` and ``total``.
+
+    Args:
+        x: (N, C, H, W) map to pool, in the memory format that all maps share.
+        raw: the raw logit, of its shape.
+        mean: of the raw logit's maps, (N, C) or as columns.
+        rstd: likewise.
+        weight: (C,).
+        bias: (C,).
+        coefficient: the soft gate's.
+        window: geometry.
+        output: (N, C, H', W').
+        average: the same in float32 or float64, for backward.
+        total: sums of the weights, for backward.
+    """
+    layout, training = memory_format(raw), average.numel() > 0
+    planes, values, result = (as_planes(t, layout) for t in (raw, x, output))
+    # Of z / 2, which tanh takes.
+    scale = as_columns(weight, planes) * as_columns(rstd, planes) / 2
+    shift = as_columns(bias, planes) / 2 - as_columns(mean, planes) * scale
+    if training:
+        averages, totals = as_planes(average, layout), as_planes(total, layout)
     windows = Windows(window, planes, output.shape[2:], _dtype(x, raw))
     rows = windows.padded_rows()
     for tile in windows.tiles():
@@ -146,7 +177,6 @@ def _forward(
         if training:
             tile.at(totals).copy_(sums)
             tile.at(result).copy_(tile.at(averages))
-    return output, average, total, mean, rstd
 
 
 def _backward(
@@ -164,30 +194,35 @@ def _backward(
     coefficient, _, window = _parse(options)
     layout = memory_format(raw)
     grad_x = torch.empty_like(x, memory_format=layout)
-    grad_raw = torch.empty_like(raw, dtype=average.dtype, memory_format=layout)
-    planes, planes_grad = as_planes(raw, layout), as_planes(grad_raw, layout)
-    mean, rstd = as_columns(mean, planes), as_columns(rstd, planes)
-    scale, shift = as_columns(weight, planes) * rstd, as_columns(bias, planes) / 2
-    differentiate = _differentiate_by_kernels if _has_kernels(raw) else _differentiate_in_tiles
-    sums = differentiate(
-        grad_output, x, raw, average, total, mean, scale / 2, shift, coefficient, window,
-        grad_x, grad_raw,
-    )  # fmt: skip
-    factor = coefficient / 4
-    normalization_gradient(planes, planes_grad, mean, rstd, scale * factor, sums)
-    sums = tuple(s * factor for s in sums)
-    return grad_x, grad_raw.to(raw.dtype), *affine_gradients(sums, rstd, weight, bias)
+    grad_z = torch.empty_like(raw, dtype=average.dtype, memory_format=layout)
+    pooled = grad_output.contiguous(memory_format=layout), average, total
+    figures = mean, rstd, weight, bias
+    arguments = (*pooled, x, raw, *figures, coefficient, window, grad_x, grad_z)
+    if kernels.has_kernels(raw):
+        from lip_mmdet.ops import triton_gated_lip, triton_instance_norm
+
+        sums = triton_gated_lip.backward(*arguments)
+        grad_raw = torch.empty_like(raw) if raw.dtype != grad_z.dtype else grad_z
+        triton_instance_norm.gradient(grad_z, raw, *figures, False, sums, grad_raw)
+    else:
+        sums = _differentiate_in_tiles(*arguments)
+        planes, factor = as_planes(raw, layout), coefficient / 4
+        normalization_gradient(planes, as_planes(grad_z, layout), *figures[:3], sums, factor)
+        sums = tuple(s * factor for s in sums)
+        grad_raw = grad_z.to(raw.dtype)
+    return grad_x, grad_raw, *affine_gradients(sums, weight, bias)
 
 
 def _differentiate_in_tiles(
     grad_output: Tensor,
-    x: Tensor,
-    raw: Tensor,
     average: Tensor,
     total: Tensor,
+    x: Tensor,
+    raw: Tensor,
     mean: Tensor,
-    scale: Tensor,
-    shift: Tensor,
+    rstd: Tensor,
+    weight: Tensor,
+    bias: Tensor,
     coefficient: float,
     window: Window,
     grad_x: Tensor,
@@ -197,24 +232,28 @@ def _differentiate_in_tiles(
 
     Args:
         grad_output: gradient of the pooled map.
-        x: the map that was pooled.
-        raw: the raw logit.
         average: the pooled map, in float32 or float64.
         total: sums of the weights.
-        mean: of each plane of the raw logit.
-        scale: of half the normalized logit, ``(raw - mean) * scale + shift``.
-        shift: likewise.
+        x: the map that was pooled.
+        raw: the raw logit.
+        mean: of each map of the raw logit, (N, C).
+        rstd: likewise.
+        weight: (C,).
+        bias: (C,).
         coefficient: the soft gate's.
         window: geometry.
         grad_x: of ``x``'s shape.
         grad_z: of ``x``'s shape.
 
     Returns:
-        The sums over each plane of ``grad_z`` and of ``grad_z * (raw - mean)``.
+        The sums over each plane of ``grad_z``, and of it times the normalized logit.
     """
     layout = memory_format(raw)
     planes, values, z_grads, value_grads = (as_planes(t, layout) for t in (raw, x, grad_z, grad_x))
     incoming, averages, totals = (as_planes(t, layout) for t in (grad_output, average, total))
+    mean, rstd = as_columns(mean, planes), as_columns(rstd, planes)
+    # Of z / 2, which tanh takes.
+    scale, shift = as_columns(weight, planes) * rstd / 2, as_columns(bias, planes) / 2
     sums = torch.zeros_like(scale), torch.zeros_like(scale)
     windows = Windows(window, planes, average.shape[2:], average.dtype)
     shares, gates, importances, differences, spread_a, spread_b = (
@@ -238,42 +277,7 @@ def _differentiate_in_tiles(
         torch.addcmul(logit_grad, logit_grad, gate.square_(), value=-1, out=z_grad)
         tile.of(sums[0]).add_(plane_sums(z_grad))
         tile.of(sums[1]).add_(plane_sums(centred.mul_(z_grad)))
-    return sums
-
-
-def _differentiate_by_kernels(
-    grad_output: Tensor,
-    x: Tensor,
-    raw: Tensor,
-    average: Tensor,
-    total: Tensor,
-    mean: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    coefficient: float,
-    window: Window,
-    grad_x: Tensor,
-    grad_z: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """As :func:`_differentiate_in_tiles`, on a GPU."""
-    from lip_mmdet.ops import triton_gated_lip
-
-    layout = memory_format(raw)
-    kept = grad_output.contiguous(memory_format=layout), average, total
-    figures = scale, shift - mean * scale, coefficient, window
-    triton_gated_lip.backward(*kept, x, raw, *figures, grad_x, grad_z)
-    planes, z_grads = as_planes(raw, layout), as_planes(grad_z, layout)
-    centred = widen(planes) - mean
-    return z_grads.sum((2, 3), keepdim=True), centred.mul_(z_grads).sum((2, 3), keepdim=True)
-
-
-def _has_kernels(raw: Tensor) -> bool:
-    """Whether to run the GPU's kernels: on a GPU, with Triton, and only if asked for.
-
-    They have passed their tests in Triton's interpreter and have not run on a GPU yet.
-    """
-    wanted = os.environ.get('LIP_MMDET_TRITON') == '1'
-    return wanted and raw.is_cuda and importlib.util.find_spec('triton') is not None
+    return sums[0], sums[1] * rstd
 
 
 def _divide(dividend: Tensor, divisor: Tensor, out: Tensor) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lip_mmdet.ops import kernels
 from lip_mmdet.ops.operator import Operator, exporting, may_overwrite
 from lip_mmdet.ops.reference import instance_norm_reference
 from lip_mmdet.ops.tiles import (
@@ -125,8 +126,14 @@ def _moments(planes: Tensor, guess: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def normalization_gradient(
-    planes: Tensor, grad: Tensor, mean: Tensor, rstd: Tensor, scale: Tensor, sums: tuple
-) -> Tensor:
+    planes: Tensor,
+    grad: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Tensor,
+    sums: tuple,
+    factor: float = 1.0,
+) -> None:
     """Turn the gradient of a normalized map into the raw map's, in place.
 
     ``rstd * weight * (grad - mean(grad) - normalized * mean(grad * normalized))`` is, for each
@@ -137,18 +144,20 @@ def normalization_gradient(
         grad: gradient of the normalized, scaled and shifted map, of ``planes``'s shape.
         mean: of each plane.
         rstd: of each plane.
-        scale: ``rstd * weight``.
-        sums: over each plane, of ``grad`` and of ``grad * (raw - mean)``.
+        weight: (C,).
+        sums: over each plane, of ``grad`` and of ``grad * normalized``.
+        factor: that ``grad`` and its sums lack.
     """
+    mean, rstd = as_columns(mean, planes), as_columns(rstd, planes)
+    scale = as_columns(weight, planes) * rstd * factor
     positions = planes.shape[2] * planes.shape[3]
-    raw_factor = -scale * rstd.square() * sums[1] / positions
+    raw_factor = -scale * rstd * sums[1] / positions
     constant = -scale * sums[0] / positions - raw_factor * mean
     scratch = Scratch(planes, grad.dtype)
     for tile in tiles(planes):
         raw, rest = widen(tile.at(planes)), scratch.like(tile.at(planes))
         scale_and_shift(raw, tile.of(raw_factor), tile.of(constant), out=rest)
         tile.at(grad).mul_(tile.of(scale)).add_(rest)
-    return grad
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor, options: tuple, training: bool) -> tuple:
@@ -164,6 +173,12 @@ def _normalize(
     x: Tensor, weight: Tensor, bias: Tensor, eps: float, relu: bool, output: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Fill in ``output``, which may be ``x``; return the mean and ``rstd`` of each plane."""
+    if kernels.has_kernels(x):
+        from lip_mmdet.ops import triton_instance_norm
+
+        mean, rstd = triton_instance_norm.statistics(x, eps)
+        triton_instance_norm.normalize(x, mean, rstd, weight, bias, relu, output)
+        return mean, rstd
     layout = memory_format(x)
     planes, result = as_planes(x, layout), as_planes(output, layout)
     mean, rstd = statistics(planes, eps)
@@ -193,6 +208,14 @@ def _backward(
 ) -> tuple:
     _, relu = options
     layout = memory_format(x)
+    if kernels.has_kernels(x):
+        from lip_mmdet.ops import triton_instance_norm
+
+        maps = grad_output.contiguous(memory_format=layout), x, mean, rstd, weight, bias, relu
+        sums = triton_instance_norm.gradient_sums(*maps)
+        grad_x = torch.empty_like(x)
+        triton_instance_norm.gradient(*maps, sums, grad_x)
+        return (grad_x, *affine_gradients(sums, weight, bias))
     planes, incoming = as_planes(x, layout), as_planes(grad_output, layout)
     mean, rstd = as_columns(mean, planes), as_columns(rstd, planes)
     scale = as_columns(weight, planes) * rstd
@@ -212,16 +235,22 @@ def _backward(
             target.mul_(torch.gt(result, 0, out=result))
         tile.of(sums[0]).add_(plane_sums(target))
         tile.of(sums[1]).add_(plane_sums(centred.mul_(target)))
-    normalization_gradient(planes, grad, mean, rstd, scale, sums)
-    return (full.to(x.dtype), *affine_gradients(sums, rstd, weight, bias))
+    sums = sums[0], sums[1] * rstd
+    normalization_gradient(planes, grad, mean, rstd, weight, sums)
+    return (full.to(x.dtype), *affine_gradients(sums, weight, bias))
 
 
-def affine_gradients(sums: tuple, rstd: Tensor, weight: Tensor, bias: Tensor) -> tuple:
-    """Return the gradients of the affine parameters from the sums over each plane."""
+def affine_gradients(sums: tuple, weight: Tensor, bias: Tensor) -> tuple:
+    """Return the gradients of the affine parameters.
+
+    Args:
+        sums: over each plane, of the result's gradient and of it times the normalized map.
+        weight: (C,).
+        bias: (C,).
+    """
     channels = weight.numel()
     images = sums[0].numel() // max(channels, 1)
-    grad_weight = (sums[1] * rstd).view(images, channels).sum(0)
-    grad_bias = sums[0].view(images, channels).sum(0)
+    grad_bias, grad_weight = (s.view(images, channels).sum(0) for s in sums)
     return grad_weight.to(weight.dtype), grad_bias.to(bias.dtype)
 
 
