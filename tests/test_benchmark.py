@@ -40,6 +40,9 @@ def test_operators_are_measured_with_torch_alone(tmp_path):
     assert {row['layout'] for row in rows} == {'contiguous', 'channels_last'}
     assert all(row['ratio'] == 1 for row in rows if row['case'] == 'copy')
     assert 'over_least' in result.stdout
+    deviations = [row['deviation'] for row in rows if row['case'] == 'fused']
+    assert len(deviations) == 4
+    assert all(0 <= deviation < 1e-5 for deviation in deviations)
 
 
 def test_backbones_are_measured():

@@ -20,6 +20,7 @@ COLUMNS = {
     'megabytes': '{:.0f}',
     'over_least': '{:.2f}',
     'gigabytes_per_second': '{:.1f}',
+    'deviation': '{:.0e}',
     'peak_megabytes': '{:.0f}',
     'peak_ratio': '{:.2f}',
 }
@@ -105,7 +106,8 @@ def _show(title: str, rows: list[dict]) -> None:
     about = [f'{k} {v}' for k, v in rows[0].items() if k not in COLUMNS]
     print(f'\n{title}: {", ".join(about)}')
     columns = {name: form for name, form in COLUMNS.items() if name in rows[0]}
-    lines = [list(columns)] + [[f.format(r[n]) for n, f in columns.items()] for r in rows]
+    lines = [list(columns)]
+    lines += [[f.format(r[n]) if n in r else '' for n, f in columns.items()] for r in rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
     for line in lines:
         print('  ' + '  '.join(cell.rjust(width) for cell, width in zip(line, widths)), flush=True)

@@ -48,7 +48,9 @@ def measure_operators(
         repeats: timed runs of each.
 
     Returns:
-        One row for each: milliseconds, ratio to the copy, bytes and rate.
+        One row for each: milliseconds, ratio to the copy, bytes and rate; and how far the results
+        of ``fused`` (the output, or the gradients) are from those of ``reference``, over their
+        largest value.
     """
     x, raw, weight, bias = _inputs(shape, dtype, channels_last, device, backward)
     cases = {
@@ -60,6 +62,8 @@ def measure_operators(
     }
     if backward:
         cases = {name: _with_backward(run, (x, raw)) for name, run in cases.items()}
+    results = {name: cases[name]() for name in ('fused', 'reference')}
+    deviation = _deviation(*(r if backward else (r,) for r in results.values()))
     rows = summarize(interleave(cases, repeats), baseline='copy')
     size = x.numel() * x.element_size()
     for row in rows:
@@ -69,6 +73,8 @@ def measure_operators(
             dtype=str(dtype).replace('torch.', ''),
             what='forward and backward' if backward else 'forward',
         )
+        if row['case'] == 'fused':
+            row['deviation'] = deviation
         if not backward:
             moved = MAPS_MOVED[row['case']]
             row.update(
@@ -92,12 +98,18 @@ def _inputs(
     return [t.requires_grad_(grad) for t in (*maps, *affine)]
 
 
-def _with_backward(forward: Callable[[], Tensor], inputs: tuple) -> Callable[[], object]:
-    def run() -> None:
+def _with_backward(forward: Callable[[], Tensor], inputs: tuple) -> Callable[[], tuple]:
+    def run() -> tuple:
         output = forward()
-        torch.autograd.grad(output, inputs, torch.ones_like(output), allow_unused=True)
+        return torch.autograd.grad(output, inputs, torch.ones_like(output), allow_unused=True)
 
     return run
+
+
+def _deviation(results: tuple, expected: tuple) -> float:
+    """Return the largest difference over the largest value, of the worst pair of tensors."""
+    pairs = [(a.double(), b.double()) for a, b in zip(results, expected)]
+    return max(((a - b).abs().max() / b.abs().max()).item() for a, b in pairs)
 
 
 if __name__ == '__main__':
