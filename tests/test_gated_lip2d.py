@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.autograd import gradcheck
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.utils.checkpoint import checkpoint
 
 from lip_mmdet.ops import (
@@ -19,6 +19,7 @@ from lip_mmdet.ops import (
     instance_norm_reference,
     kernels,
     lip2d,
+    operator,
     tiles,
     to_contiguous,
 )
@@ -39,6 +40,13 @@ WINDOWS = [
 SIZES = [(6, 8), (7, 5), (2, 9), (13, 3)]
 
 needs_custom_operators = pytest.mark.skipif(not HAS_CUSTOM_OPERATORS, reason='needs torch >= 2.4')
+needs_torch_func = pytest.mark.skipif(not hasattr(torch, 'func'), reason='needs torch >= 2.0')
+
+
+@pytest.fixture(params=[pytest.param(True, marks=needs_custom_operators), False])
+def either_path(request, monkeypatch):
+    """Run as a custom operator, and as the autograd function of older torch."""
+    monkeypatch.setattr(operator, 'HAS_CUSTOM_OPERATORS', request.param)
 
 
 def formula(x, raw, weight, bias, window, coefficient=12.0, eps=1e-5):
@@ -317,6 +325,241 @@ def test_to_contiguous_under_torch_func():
     assert torch.equal(torch.func.vmap(lambda image: to_contiguous(image[None])[0])(x), x)
 
 
+# --- derivatives beyond one backward pass ---------------------------------------------------------
+
+
+@pytest.mark.usefixtures('either_path')
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_second_derivatives_are_right_numerically(layout):
+    arguments = inputs((1, 2, 4, 3), layout=layout)
+    assert gradgradcheck(gated_lip2d, arguments)
+    assert gradgradcheck(instance_norm, arguments[1:])
+    assert gradgradcheck(lambda *a: instance_norm(*a, relu=True), arguments[1:])
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_to_contiguous_has_second_derivatives(layout):
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64).contiguous(memory_format=layout)
+    x.requires_grad_()
+    assert gradgradcheck(to_contiguous, x)
+    assert gradgradcheck(lambda x: to_contiguous(x).square(), x)
+
+
+def orders(function, arguments, count):
+    """Return the gradients, and those of the gradients' norm, as a gradient penalty has them."""
+    penalty, results = function(*arguments).double().square().sum(), []
+    for order in range(count):
+        grads = torch.autograd.grad(penalty, arguments, create_graph=order + 1 < count)
+        results += grads
+        penalty = sum(g.double().square().sum() for g in grads).sqrt()
+    return results
+
+
+@pytest.mark.usefixtures('either_path')
+@pytest.mark.parametrize('layout', LAYOUTS)
+@pytest.mark.parametrize('window', WINDOWS)
+def test_derivatives_of_all_orders_equal_the_formulas(window, layout):
+    """Where the logit is computed from the map that it weighs, as in a network."""
+    arguments = inputs((2, 3, 6, 7), layout=layout)
+
+    def results(pool):
+        return orders(lambda x, raw, *affine: pool(x, raw * x.sin(), *affine), arguments, 3)
+
+    expected = results(lambda *a: formula(*a, window))
+    assert_close(results(lambda *a: gated_lip2d(*a, 12.0, 1e-5, *window)), expected, 1e-11)
+
+
+@pytest.mark.usefixtures('either_path')
+def test_a_gradient_penalty_equals_the_references():
+    """A penalty on the gradient at the input, which trains the parameters."""
+    arguments = inputs((2, 4, 9, 11), torch.float32)
+    results = []
+    for norm, pool in (
+        (instance_norm, gated_lip2d),
+        (instance_norm_reference, gated_lip2d_reference),
+    ):
+        x, raw, weight, bias = (a.detach().clone().requires_grad_() for a in arguments)
+        features = norm(x, weight, bias, relu=True)
+        output = pool(features, raw * features, weight, bias)
+        (grad,) = torch.autograd.grad(output.square().sum(), x, create_graph=True)
+        (grad.flatten(1).norm(dim=1) - 1).square().sum().backward()
+        results.append([t.grad for t in (x, raw, weight, bias)])
+    assert_close(*results, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'tolerance'), [(torch.float32, 1e-4), (torch.float16, 2e-2), (torch.bfloat16, 5e-2)]
+)
+@pytest.mark.parametrize('coefficient', [1.0, 12.0, 60.0, 80.0])
+def test_second_derivatives_fit_any_dtype(coefficient, dtype, tolerance):
+    """The square of a window's total, up to ``e^120``, would not, nor the squares in a variance."""
+    arguments = inputs((2, 3, 6, 7), dtype, spread=300.0)
+    exact = [t.detach().double().requires_grad_() for t in arguments]
+    results = orders(lambda *a: gated_lip2d(*a, coefficient), arguments, 2)
+    assert [r.dtype for r in results] == 2 * [a.dtype for a in arguments]
+    expected = orders(lambda *a: formula(*a, (3, 2, 1), coefficient), exact, 2)
+    assert_close(results, expected, tolerance)
+
+
+@pytest.mark.parametrize('size', [(0, 3, 4, 4), (2, 3, 1, 1)])
+def test_empty_batches_and_single_positions_have_second_derivatives(size):
+    x, raw, weight, bias = inputs(size)
+    (grad,) = torch.autograd.grad(
+        gated_lip2d(x, raw, weight, bias).pow(3).sum(), x, create_graph=True
+    )
+    second = torch.autograd.grad(grad.sum(), (x, raw, weight, bias))
+    assert_close(second, [6 * x, *map(torch.zeros_like, (raw, weight, bias))], 1e-12)
+
+
+@pytest.mark.usefixtures('either_path')
+@pytest.mark.parametrize('only', range(4))
+def test_second_derivatives_of_only_some_inputs(only):
+    arguments = [a.detach().requires_grad_(i == only) for i, a in enumerate(inputs((1, 3, 5, 4)))]
+
+    def second(pool):
+        output = pool(*arguments).square().sum()
+        (grad,) = torch.autograd.grad(output, arguments[only], create_graph=True)
+        return torch.autograd.grad(grad.square().sum(), arguments[only])
+
+    assert_close(second(gated_lip2d), second(lambda *a: formula(*a, (3, 2, 1))), 1e-11)
+
+
+def test_checkpointing_keeps_second_derivatives():
+    arguments = inputs((2, 3, 6, 7))
+    expected = orders(gated_lip2d, arguments, 2)
+    again = orders(lambda *a: checkpoint(gated_lip2d, *a, use_reentrant=False), arguments, 2)
+    assert_close(again, expected, 1e-12)
+
+
+@pytest.mark.usefixtures('either_path')
+def test_forward_mode_carries_derivatives_along():
+    arguments = [a.detach() for a in inputs((2, 3, 6, 7))]
+    tangents = [torch.randn_like(a) for a in arguments]
+
+    def results(pool, norm, to_contiguous):
+        with forward_ad.dual_level(), torch.no_grad():
+            x, *rest = (forward_ad.make_dual(*pair) for pair in zip(arguments, tangents))
+            moved = to_contiguous(x.contiguous(memory_format=LAST))
+            outputs = pool(x, *rest), norm(*rest), moved
+            return [forward_ad.unpack_dual(output).tangent for output in outputs]
+
+    assert_close(
+        results(gated_lip2d, lambda *a: instance_norm(*a, relu=True, inplace=True), to_contiguous),
+        results(
+            lambda *a: formula(*a, (3, 2, 1)),
+            lambda x, w, b: F.instance_norm(x, weight=w, bias=b).relu(),
+            lambda x: x,
+        ),
+        1e-12,
+    )
+
+
+@needs_torch_func  # before, softmax's backward has no forward mode
+@pytest.mark.usefixtures('either_path')
+def test_forward_mode_through_a_backward_pass():
+    """The tangent of a gradient, where only what comes in from behind carries one."""
+    arguments = inputs((2, 3, 6, 7))
+    outputs = gated_lip2d(*arguments), formula(*arguments, (3, 2, 1))
+    grad, grad_tangent = (torch.randn_like(outputs[0]) for _ in range(2))
+    results = []
+    for output in outputs:
+        with forward_ad.dual_level():
+            dual = forward_ad.make_dual(grad, grad_tangent)
+            grads = torch.autograd.grad(output, arguments, dual)
+            results.append([forward_ad.unpack_dual(g).tangent for g in grads])
+    assert_close(*results, 1e-11)
+
+
+@needs_torch_func
+@pytest.mark.usefixtures('either_path')
+@pytest.mark.parametrize('outer', ['jacfwd', 'jacrev'])
+@pytest.mark.parametrize('inner', ['jacfwd', 'jacrev'])
+def test_hessians_by_torch_func(outer, inner):
+    _, raw, weight, bias = (t.detach() for t in inputs((1, 2, 3, 4)))
+
+    def hessian(pool):
+        def loss(raw, weight):
+            return pool(raw.sin(), raw, weight, bias).pow(3).sum()
+
+        outer_transform, inner_transform = (getattr(torch.func, name) for name in (outer, inner))
+        both = {'argnums': (0, 1)}
+        rows = outer_transform(inner_transform(loss, **both), **both)(raw, weight)
+        return [block for row in rows for block in row]
+
+    assert_close(hessian(gated_lip2d), hessian(lambda *a: formula(*a, (3, 2, 1))), 1e-11)
+
+
+@needs_torch_func
+@pytest.mark.usefixtures('either_path')
+def test_nested_transforms_by_torch_func():
+    from torch.func import grad, jvp, vjp, vmap
+
+    x, raw, weight, bias = inputs((2, 3, 6, 7))
+    values = [t.detach() for t in (x, raw, weight, bias)]
+
+    def results(pool):
+        def loss(x, raw, weight, bias):
+            return pool(x[None], raw[None], weight, bias).pow(3).sum()
+
+        def norm_of_gradient(loss):
+            return lambda *a: grad(loss)(*a).square().sum()
+
+        def batch_loss(*a):
+            return vmap(loss, (0, 0, None, None))(*a).square().sum()
+
+        output, pull_back = vjp(pool, *values)
+        thrice = grad(norm_of_gradient(norm_of_gradient(batch_loss)), (0, 1, 2, 3))
+        yield from thrice(*values)
+        yield from vmap(grad(norm_of_gradient(loss)), (0, 0, None, None))(*values)
+        yield from jvp(batch_loss, tuple(values), tuple(v.cos() for v in values))
+        yield from jvp(pull_back, (output,), (output.cos(),))[1]
+        # Autograd outside of a transform, which does not know of it.
+        arguments = x, raw, weight, bias
+        yield from torch.autograd.grad(grad(batch_loss)(*arguments).square().sum(), arguments)
+        (first,) = torch.autograd.grad(batch_loss(*arguments), x, create_graph=True)
+        yield from torch.autograd.grad(first.square().sum(), arguments)
+
+    assert_close(results(gated_lip2d), results(lambda *a: formula(*a, (3, 2, 1))), 1e-10)
+
+
+def test_one_backward_pass_takes_the_fast_way(monkeypatch):
+    class ComposedError(Exception):
+        pass
+
+    def compose(*_):
+        raise ComposedError
+
+    monkeypatch.setattr(operator.Operator, 'compose', compose)
+    arguments = inputs((2, 3, 6, 7))
+    output = instance_norm(gated_lip2d(*arguments), *arguments[2:])
+    gradients(output, arguments)
+    if HAS_CUSTOM_OPERATORS:
+        from torch.func import grad, vmap
+
+        def loss(x, raw):
+            return gated_lip2d(x[None], raw[None], *arguments[2:]).sum()
+
+        vmap(grad(loss))(*arguments[:2])
+    for function, some in ((gated_lip2d, arguments), (instance_norm, arguments[1:])):
+        with pytest.raises(ComposedError):
+            orders(function, some, 2)
+
+
+@needs_custom_operators
+def test_compiles_derivatives_by_torch_func():
+    x, raw, weight, bias = (t.detach() for t in inputs((2, 3, 6, 7)))
+
+    def first(x):
+        return torch.func.grad(lambda x: gated_lip2d(x, raw * x, weight, bias).pow(3).sum())(x)
+
+    def second(x):
+        return torch.func.grad(lambda x: first(x).square().sum())(x)
+
+    for function in (first, second):
+        compiled = torch.compile(function, backend='aot_eager', fullgraph=True)
+        assert_close([compiled(x)], [function(x)], 1e-12)
+
+
 # --- PyTorch's machinery --------------------------------------------------------------------------
 
 
@@ -417,8 +660,6 @@ def test_exporting_writes_standard_operators():
 
 def test_without_custom_operators(monkeypatch):
     """The autograd function of older torch gives the same."""
-    from lip_mmdet.ops import operator
-
     arguments = inputs((2, 3, 9, 8))
     expected = gated_lip2d(*arguments)
     monkeypatch.setattr(operator, 'HAS_CUSTOM_OPERATORS', False)

@@ -1,4 +1,8 @@
-"""Operators on tensors. They need torch and nothing else."""
+"""Operators on tensors. They need torch and nothing else.
+
+One backward pass is written out, for speed. Second and higher derivatives, forward mode and nested
+transforms of ``torch.func`` are right too, in the time and memory of PyTorch's own operators.
+"""
 
 from lip_mmdet.ops.gated_lip import gated_lip2d
 from lip_mmdet.ops.instance_norm import instance_norm

@@ -34,9 +34,10 @@ from lip_mmdet.ops.instance_norm import (
     check_affine,
     instance_norm,
     normalization_gradient,
+    plain_instance_norm,
     statistics,
 )
-from lip_mmdet.ops.lip import lip2d
+from lip_mmdet.ops.lip import lip2d, softmax_pool
 from lip_mmdet.ops.operator import Operator, exporting
 from lip_mmdet.ops.reference import gated_lip2d_reference
 from lip_mmdet.ops.tiles import (
@@ -313,6 +314,14 @@ def _allocate(
     )
 
 
+def _composition(
+    x: Tensor, raw: Tensor, weight: Tensor, bias: Tensor, coefficient: float, eps: float, *window
+) -> Tensor:
+    """As :func:`gated_lip2d`; not by the reference, for powers of its totals leave float32."""
+    logit = coefficient * plain_instance_norm(raw, weight, bias, eps).sigmoid()
+    return softmax_pool(x, logit, Window(*map(tuple, window)))
+
+
 def _dtype(x: Tensor, raw: Tensor) -> torch.dtype:
     return torch.promote_types(torch.promote_types(x.dtype, raw.dtype), torch.float32)
 
@@ -336,4 +345,5 @@ _OPERATOR = Operator(
     forward=_forward,
     backward=_backward,
     allocate=_allocate,
+    composition=_composition,
 )

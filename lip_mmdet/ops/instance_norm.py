@@ -63,6 +63,20 @@ def instance_norm(
     return _OPERATOR((x, weight, bias), (float(eps), bool(relu)))
 
 
+def plain_instance_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, relu: bool = False
+) -> Tensor:
+    """Compute :func:`instance_norm` as arithmetic, for derivatives of any order and mode.
+
+    PyTorch's own normalization takes its statistics for constants from the third derivative on.
+    """
+    weight, bias = (p.view(-1, 1, 1) for p in (weight, bias))
+    centred = x - x.mean((2, 3), keepdim=True)
+    variance = centred.square().mean((2, 3), keepdim=True)
+    output = centred * (variance + eps).rsqrt() * weight + bias
+    return output.relu() if relu else output
+
+
 def check_affine(x: Tensor, weight: Tensor, bias: Tensor) -> None:
     """Check that a map can be normalized with these parameters.
 
@@ -269,4 +283,5 @@ _OPERATOR = Operator(
     forward=_forward,
     backward=_backward,
     allocate=_allocate,
+    composition=plain_instance_norm,
 )

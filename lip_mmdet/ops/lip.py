@@ -13,11 +13,19 @@ of the input, so in float32 the forward pass allocates nothing of the input's si
 
 from __future__ import annotations
 
+import functools
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from lip_mmdet.ops.operator import (
+    carrying_tangents,
+    derive,
+    differentiating_backward,
+    inside_torch_func,
+)
 from lip_mmdet.ops.window import IntPair, Window, check_maps
 
 
@@ -53,7 +61,30 @@ def lip2d(
     window = Window.parse(kernel_size, stride, padding)
     check_maps(x=x, logit=logit)
     window.check_fits(x)
+    if inside_torch_func() or carrying_tangents():
+        return softmax_pool(x, logit, window)
     return _LIP2d.apply(x, logit, window)
+
+
+def softmax_pool(x: Tensor, logit: Tensor, window: Window) -> Tensor:
+    """Compute :func:`lip2d` as PyTorch's operators, for derivatives of any order and mode.
+
+    Each map is copied for its members in each window.
+    """
+    values, g = _widen(x, logit)
+    weights = _members(g, window, padding=-float('inf')).softmax(0)
+    return (weights * _members(values, window, padding=0.0)).sum(0).to(x.dtype)
+
+
+def _members(planes: Tensor, window: Window, padding: float) -> Tensor:
+    """Gather what lies in each window: (members, N, C, H', W')."""
+    (height, width), (down, right), (rows, columns) = window
+    padded = F.pad(planes, (columns, columns, rows, rows), value=padding)
+    last = [(n - 1) * step + 1 for n, step in zip(window.out_size(planes), window.stride)]
+    offsets = itertools.product(range(height), range(width))
+    return torch.stack(
+        [padded[:, :, i : i + last[0] : down, j : j + last[1] : right] for i, j in offsets]
+    )
 
 
 class _LIP2d(torch.autograd.Function):
@@ -85,9 +116,11 @@ class _LIP2d(torch.autograd.Function):
         return output.to(x.dtype, copy=True)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad_output: Tensor):
         x, logit, output, maximum, total = ctx.saved_tensors
+        if differentiating_backward():
+            pool = functools.partial(softmax_pool, window=ctx.window)
+            return (*derive(pool, (x, logit), grad_output), None)
         values, g = _widen(x, logit)
         grad = grad_output.to(g.dtype) / total
         grad_x = torch.zeros_like(values) if ctx.needs_input_grad[0] else None

@@ -7,7 +7,13 @@ from typing import Iterator
 import torch
 from torch import Tensor
 
-from lip_mmdet.ops.operator import exporting, inside_torch_func
+from lip_mmdet.ops.operator import (
+    carrying_tangents,
+    compiling,
+    differentiating_backward,
+    exporting,
+    inside_torch_func,
+)
 from lip_mmdet.ops.tiles import is_channels_last
 
 # Positions transposed at once: such a block, with all its channels, should stay in the cache.
@@ -21,10 +27,9 @@ def to_contiguous(x: Tensor) -> Tensor:
     matrices, positions by channels, small enough for the cache, it is transposed several times as
     fast. Backward turns the gradient back in the same way.
     """
-    compiling = getattr(getattr(torch, 'compiler', None), 'is_compiling', lambda: False)
-    if x.device.type != 'cpu' or inside_torch_func() or exporting() or compiling():
+    if x.device.type != 'cpu' or exporting() or compiling():
         return x.contiguous()
-    if not is_channels_last(x):
+    if inside_torch_func() or carrying_tangents() or not is_channels_last(x):
         return x.contiguous()
     return _ToContiguous.apply(x)
 
@@ -40,7 +45,7 @@ class _ToContiguous(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_output: Tensor) -> Tensor:
-        if not grad_output.is_contiguous():
+        if differentiating_backward() or not grad_output.is_contiguous():
             return grad_output.contiguous(memory_format=torch.channels_last)
         grad = torch.empty_like(grad_output, memory_format=torch.channels_last)
         for image, result in zip(grad_output, grad):
