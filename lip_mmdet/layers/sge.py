@@ -71,9 +71,11 @@ class SGE(nn.Module):
         """Map (N, groups, C, H, W) to the normalized similarities, (N, groups, H, W)."""
         features = grouped if grouped.dtype == torch.float64 else grouped.float()
         mean = features.mean((3, 4), keepdim=True)
-        # The deviation's product and not the product's deviation: the same, but for positions that
-        # are all alike the rounding of a large product would pass for a difference.
-        similarity = ((features - mean) * mean).sum(2)
+        # Counted from the first position's, which the normalization takes out again: where all
+        # positions are alike this is 0 to the bit. The rounding of a large product, or of the mean,
+        # would pass for a difference there.
+        difference = features - features[..., :1, :1].detach()
+        similarity = (difference * mean).sum(2)
         similarity = similarity - similarity.mean((2, 3), keepdim=True)
         if similarity.shape[-2:].numel() == 1:
             return similarity  # zero; one position has no standard deviation
