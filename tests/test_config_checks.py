@@ -1,7 +1,9 @@
 """A config whose data is not what it says, told in one line before anything is built."""
 
 import json
+from pathlib import Path
 
+import mmdet
 import pytest
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
@@ -70,6 +72,8 @@ def test_a_sound_config_passes(data, wrapped):
 )
 def test_mmdetections_own_configs_agree_with_themselves(monkeypatch, tmp_path, name):
     """Their heads, whatever else they count, have the 80 classes of COCO."""
+    if not (Path(mmdet.__file__).parent / '.mim' / 'configs' / name).is_file():
+        pytest.skip(f'mmdet {mmdet.__version__} has no such config')
     config = get_config(f'mmdet::{name}')
     categories = [dict(id=i, name=c) for i, c in enumerate(CocoDataset.METAINFO['classes'])]
     content = dict(images=[], annotations=[], categories=categories)

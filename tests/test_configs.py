@@ -99,8 +99,9 @@ def test_config_is_what_its_name_says(name):
 
 def test_multi_scale_training_resizes_to_its_scales(tmp_path):
     pipeline = load('lip/faster-rcnn_lip-r50_fpn_ms-1x_coco.py').train_dataloader.dataset.pipeline
-    mmcv.imwrite(np.zeros((100, 120, 3), np.uint8), str(tmp_path / 'image.png'))
-    results = dict(img_path=str(tmp_path / 'image.png'), instances=[], height=100, width=120)
+    path = str(tmp_path / 'image.png')
+    mmcv.imwrite(np.zeros((100, 120, 3), np.uint8), path)
+    results = dict(img_id=1, img_path=path, instances=[], height=100, width=120)
     sides = set()
     np.random.seed(0)
     for _ in range(20):

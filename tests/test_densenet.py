@@ -11,6 +11,7 @@ from backbone_checks import (
     multiply_adds,
     num_parameters,
     random_state_dict,
+    skip_sync_bn_without_gpu,
     train_step,
 )
 from mmdet.registry import MODELS
@@ -212,6 +213,8 @@ def test_options_train(option):
     net = MODELS.build(dict(type='DenseNet', **copy.deepcopy(kwargs)))
     net.init_weights()
     # The statistics of SyncBN need a GPU.
+    if option == 'SyncBN':
+        skip_sync_bn_without_gpu()
     net.train(option != 'SyncBN')
     features = train_step(net, 2, kwargs.get('in_channels', 3), 65, 70)
     sizes = [(17, 18), (8, 9), (4, 4), (2, 2)]

@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import mmdet
+import mmengine
 import pytest
 import torch
+from packaging.version import parse
 from tiny_detector import run_tool, write_tiny_project
 
 TORCHRUN = ('-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=29513')
@@ -168,4 +170,8 @@ def assert_one_line(done, message):
     assert done.returncode == 2, done.stderr[-2000:]
     assert len(errors) == 1
     assert message in errors[0]
-    assert 'Traceback' not in done.stderr
+    stderr = done.stderr
+    if parse(mmengine.__version__) < parse('0.8'):
+        # MMEngine deleted the copy of a config it cannot read twice, of which Python says so.
+        stderr = stderr.partition('Exception ignored in: <function _TemporaryFileCloser')[0]
+    assert 'Traceback' not in stderr
