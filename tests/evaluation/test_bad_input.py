@@ -298,10 +298,11 @@ def test_the_command_line_shows_no_traceback(tmp_path):
 def test_ctrl_c_leaves_no_half_written_file(tmp_path):
     (tmp_path / 'ann.json').write_text(json.dumps(TRUTH))
     # A results file that never ends: the tool waits for it with its outputs already open.
-    os.mkfifo(tmp_path / 'results.json')
+    results = tmp_path / 'results.json'
+    os.mkfifo(results)
     out = tmp_path / 'out.json'
     out.write_text('precious')
-    files = ('--ann', tmp_path / 'ann.json', '--results', tmp_path / 'results.json')
+    files = ('--ann', tmp_path / 'ann.json', '--results', results)
     tool = subprocess.Popen(
         [sys.executable, str(TOOL), *map(str, files), '--out-json', str(out)],
         stderr=subprocess.PIPE,
@@ -309,11 +310,18 @@ def test_ctrl_c_leaves_no_half_written_file(tmp_path):
         # Whoever runs the tests in the background ignores Ctrl-C, and children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+    # Interrupted as soon as it reads: earlier it may be about to open the outputs.
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob('.out.json.*')) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    writer = None
+    while writer is None and time.monotonic() < deadline:
+        try:
+            writer = os.open(results, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:  # nobody reads yet
+            time.sleep(0.05)
+    assert list(tmp_path.glob('.out.json.*'))
     tool.send_signal(signal.SIGINT)
     _, err = tool.communicate(timeout=60)
+    os.close(writer)
     assert tool.returncode == 130 and 'Traceback' not in err
     assert out.read_text() == 'precious'
     assert sorted(path.name for path in tmp_path.iterdir()) == [
