@@ -43,16 +43,21 @@ class Recorder:
 
     def note(self, *arguments, num_warps=4, **options):
         names = self.kernel.arg_names
-        signature, constants = {}, {}
+        signature, constants, attributes = {}, {}, {}
         for index, (name, value) in enumerate({**dict(zip(names, arguments)), **options}.items()):
             if isinstance(value, torch.Tensor):
                 signature[name] = TYPES[value.dtype]
+                aligned = value.data_ptr() % 16 == 0
             elif name in options or (name not in SIZES and value == 1):
                 signature[name], constants[index,] = 'constexpr', value
+                aligned = False
             else:
                 signature[name] = 'i32'
-        key = repr((self.kernel.__name__, signature, constants, num_warps))
-        self.launches[key] = self.kernel, signature, constants, num_warps
+                aligned = name not in SIZES and value % 16 == 0
+            if aligned:
+                attributes[index,] = [['tt.divisibility', 16]]
+        key = repr((self.kernel.__name__, signature, constants, attributes, num_warps))
+        self.launches[key] = self.kernel, signature, constants, attributes, num_warps
 
 
 def record(launches):
@@ -63,8 +68,9 @@ def record(launches):
                 setattr(module, name, Recorder(kernel, launches))
 
 
-def launch(shape, dtype, layout, window=(3, 2, 1)):
+def launch(shape, dtype, layout, window=(3, 2, 1), other=None):
     arguments = inputs(shape, dtype, layout)
+    arguments[0] = arguments[0].to(other or dtype)
     gated_lip2d(*arguments, 12.0, 1e-5, *window).sum().backward()
     with torch.no_grad():
         gated_lip2d(*arguments, 12.0, 1e-5, *window)
@@ -82,11 +88,13 @@ def main():
         assert len(launches) == count, 'images of another shape must compile nothing anew'
     launch((2, 6, 17, 23), torch.float16, LAYOUTS[1])
     launch((2, 6, 17, 23), torch.float64, LAYOUTS[1])
+    for dtype, other in [(torch.float32, torch.bfloat16), (torch.float32, torch.float64)]:
+        launch((2, 6, 17, 23), dtype, LAYOUTS[1], other=other)
     for window in [(3, 1, 1), (2, 2, 0), (2, 3, 1), ((3, 2), (2, 1), (1, 0))]:
         launch((2, 6, 17, 23), torch.float32, LAYOUTS[0], window)
-    for kernel, signature, constants, num_warps in launches.values():
+    for kernel, signature, constants, attributes, num_warps in launches.values():
         for capability in CAPABILITIES:
-            source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
+            source = ASTSource(kernel, signature, constants, attributes)
             target = GPUTarget('cuda', capability, 32)
             compiled = triton.compile(source, target=target, options=dict(num_warps=num_warps))
             assert compiled.asm['cubin']

@@ -24,6 +24,9 @@ def main():
         check_pooling((1, 3, 13, 19), (3, 2, 1), layout, dtype)
         check_normalization((1, 3, 13, 19), layout, dtype)
     check_statistics_of_maps_far_from_zero()
+    check_parameters_that_are_views()
+    check_nan_stays_in_its_map()
+    check_the_wider_dtype_of_two()
     check_pooling((0, 3, 6, 6), (3, 2, 1), LAYOUTS[0], torch.float32)
     check_pooling((2, 4, 1, 1), (3, 2, 1), LAYOUTS[0], torch.float32)
     check_normalization((2, 4, 1, 1), LAYOUTS[0], torch.float32)
@@ -83,3 +86,40 @@ def check_statistics_of_maps_far_from_zero():
         variance, expected = torch.var_mean(raw.double(), (2, 3), unbiased=False)
         torch.testing.assert_close(mean.double(), expected, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(rstd.double(), (variance + 1e-5).rsqrt(), rtol=2e-6, atol=0)
+
+
+def check_parameters_that_are_views():
+    """Every second element of others, or one element for all channels."""
+    x, raw, weight, bias = inputs((1, 4, 5, 6), torch.float32)
+    pairs = torch.stack([weight, bias], 1)
+    views = [pairs[:, 0], pairs[:, 1]], [weight[:1].expand(4), bias[1:2].expand(4)]
+    for parameters in views:
+        copies = [p.detach().clone().requires_grad_() for p in parameters]
+        for function in (lambda *p: gated_lip2d(x, raw, *p), lambda *p: instance_norm(raw, *p)):
+            output, expected = function(*parameters), function(*copies)
+            assert_close([output], [expected], 0)
+            assert_close(gradients(output, [raw]), gradients(expected, [raw]), 0)
+
+
+def check_nan_stays_in_its_map():
+    """And is not lost there: training goes by it to see that it diverged."""
+    for layout in LAYOUTS:
+        x, raw, weight, bias = (t.detach() for t in inputs((2, 3, 5, 6), torch.float32, layout))
+        raw[1, 2, 3, 4] = torch.nan
+        results = gated_lip2d(x, raw, weight, bias), instance_norm(raw, weight, bias, relu=True)
+        for result in results:
+            unknown = result.isnan()
+            assert unknown[1, 2].all()
+            assert unknown.sum() == unknown[1, 2].sum()
+
+
+def check_the_wider_dtype_of_two():
+    """A map to pool in float64 leaves the logit's gradient in the logit's dtype."""
+    arguments = inputs((1, 3, 5, 6), torch.bfloat16)
+    arguments[0] = arguments[0].detach().double().requires_grad_()
+    exact = [a.detach().double().requires_grad_() for a in arguments]
+    output, expected = gated_lip2d(*arguments), formula(*exact, (3, 2, 1))
+    assert_close([output], [expected], 1e-5)
+    grads = gradients(output, arguments)
+    assert [g.dtype for g in grads] == [a.dtype for a in arguments]
+    assert_close(grads, gradients(expected, exact), 3e-2)

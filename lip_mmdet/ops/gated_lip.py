@@ -45,6 +45,7 @@ from lip_mmdet.ops.tiles import (
     Windows,
     as_columns,
     as_planes,
+    dense,
     memory_format,
     plane_sums,
     scale_and_shift,
@@ -112,6 +113,7 @@ def _forward(
     x: Tensor, raw: Tensor, weight: Tensor, bias: Tensor, options: tuple, training: bool
 ) -> tuple:
     coefficient, eps, window = _parse(options)
+    x, raw, weight, bias = dense(memory_format(raw), x, raw, weight, bias)
     output, average, total, *figures = _allocate(x, raw, weight, bias, options, training)
     if kernels.has_kernels(raw):
         from lip_mmdet.ops import triton_gated_lip, triton_instance_norm
@@ -194,10 +196,11 @@ def _backward(
 ) -> tuple:
     coefficient, _, window = _parse(options)
     layout = memory_format(raw)
+    x, raw, weight, bias = dense(layout, x, raw, weight, bias)
     grad_x = torch.empty_like(x, memory_format=layout)
     grad_z = torch.empty_like(raw, dtype=average.dtype, memory_format=layout)
-    pooled = grad_output.contiguous(memory_format=layout), average, total
-    figures = mean, rstd, weight, bias
+    pooled = dense(layout, grad_output, average, total)
+    figures = *dense(layout, mean, rstd), weight, bias
     arguments = (*pooled, x, raw, *figures, coefficient, window, grad_x, grad_z)
     if kernels.has_kernels(raw):
         from lip_mmdet.ops import triton_gated_lip, triton_instance_norm

@@ -16,6 +16,7 @@ from lip_mmdet.ops.tiles import (
     Scratch,
     as_columns,
     as_planes,
+    dense,
     memory_format,
     plane_sums,
     scale_and_shift,
@@ -190,6 +191,7 @@ def _normalize(
     if kernels.has_kernels(x):
         from lip_mmdet.ops import triton_instance_norm
 
+        x, weight, bias = dense(memory_format(x), x, weight, bias)
         mean, rstd = triton_instance_norm.statistics(x, eps)
         triton_instance_norm.normalize(x, mean, rstd, weight, bias, relu, output)
         return mean, rstd
@@ -225,10 +227,10 @@ def _backward(
     if kernels.has_kernels(x):
         from lip_mmdet.ops import triton_instance_norm
 
-        maps = grad_output.contiguous(memory_format=layout), x, mean, rstd, weight, bias, relu
-        sums = triton_instance_norm.gradient_sums(*maps)
-        grad_x = torch.empty_like(x)
-        triton_instance_norm.gradient(*maps, sums, grad_x)
+        arguments = (*dense(layout, grad_output, x, mean, rstd, weight, bias), relu)
+        grad_x = torch.empty_like(x, memory_format=layout)
+        sums = triton_instance_norm.gradient_sums(*arguments)
+        triton_instance_norm.gradient(*arguments, sums, grad_x)
         return (grad_x, *affine_gradients(sums, weight, bias))
     planes, incoming = as_planes(x, layout), as_planes(grad_output, layout)
     mean, rstd = as_columns(mean, planes), as_columns(rstd, planes)

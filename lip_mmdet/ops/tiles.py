@@ -58,6 +58,11 @@ def memory_format(x: Tensor) -> torch.memory_format:
     return torch.channels_last if is_channels_last(x) else torch.contiguous_format
 
 
+def dense(layout: torch.memory_format, *tensors: Tensor) -> list[Tensor]:
+    """Lay out maps in a memory format, and figures, (N, C) or (C,), one after the other."""
+    return [t.contiguous(memory_format=layout) if t.dim() == 4 else t.contiguous() for t in tensors]
+
+
 def as_planes(x: Tensor, layout: torch.memory_format) -> Tensor:
     """View a map so that its tiles are dense: contiguous ones as (1, N * C, H, W)."""
     x = x.contiguous(memory_format=layout)

@@ -6,7 +6,8 @@ for computing the sample variance", 1983). Another read applies them. Backward r
 two sums over each plane and then for the gradient, and keeps nothing at full resolution.
 
 Positions are walked over as they lie in memory, in steps of so many: a plane has one row for each
-step and, in a row, the columns of the block.
+step and, in a row, the columns of the block. They are counted from the program's first, for those
+of a whole plane, times its channels, may not fit 32 bits.
 """
 
 # Annotations are evaluated here: Triton 3.1's interpreter does not see `tl.constexpr` in strings.
@@ -49,17 +50,17 @@ def _moments_kernel(
 ):
     steps = tl.cdiv(positions, COLUMNS)
     plane, chunk, first, column, channel = place(channels, steps, COLUMNS, ROWS, COLUMNS, CHANNELS)
-    raw += plane * positions * channels
     start = first * COLUMNS
+    raw += (plane * positions + start) * channels
     # Differences from the first step's mean keep the digits that sums of squares would lose.
-    member = (start + column < positions) & (channel < channels)
-    values = tl.load(raw + (start + column) * channels + channel, member, 0.0).to(DTYPE)
+    member = (column < positions - start) & (channel < channels)
+    values = tl.load(raw + column * channels + channel, member, 0.0).to(DTYPE)
     guess = tl.sum(values, 0)[None, :] / tl.minimum(positions - start, COLUMNS).to(DTYPE)
     offsets = tl.zeros((COLUMNS, CHANNELS), DTYPE)
     offset_squares = tl.zeros((COLUMNS, CHANNELS), DTYPE)
     for step in range(0, ROWS):
-        position = (first + step) * COLUMNS + column
-        member = (position < positions) & (channel < channels)
+        position = step * COLUMNS + column
+        member = (position < positions - start) & (channel < channels)
         values = tl.load(raw + position * channels + channel, member, 0.0).to(DTYPE)
         offset = tl.where(member, values - guess, 0.0)
         offsets += offset
@@ -69,7 +70,8 @@ def _moments_kernel(
     chunk_at = (plane * tl.cdiv(steps, ROWS) + chunk) * channels + channel
     tl.store(means + chunk_at, guess + offset, channel < channels)
     square = tl.sum(offset_squares, 0)[None, :] - offset * offset * size
-    tl.store(squares + chunk_at, square, channel < channels)
+    # Of equal values the difference may round to less than nothing.
+    tl.store(squares + chunk_at, tl.maximum(square, 0.0), channel < channels)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -93,6 +95,7 @@ def _join_kernel(
     means += plane * chunks * channels
     squares += plane * chunks * channels
     total = tl.zeros((CHUNKS, CHANNELS), DTYPE)
+    # Before Triton 3.9 its interpreter knows no `range` up to an argument.
     first = chunks * 0
     while first < chunks:
         chunk = first + tl.arange(0, CHUNKS)[:, None]
@@ -156,15 +159,17 @@ def _normalize_kernel(
     centre, inverse, factor, shift = load_figures(
         mean, rstd, weight, bias, plane, channel, channels, all_channels, DTYPE
     )
-    raw += plane * positions * channels
-    output += plane * positions * channels
+    start = first * COLUMNS
+    raw += (plane * positions + start) * channels
+    output += (plane * positions + start) * channels
     for step in range(0, ROWS):
-        position = (first + step) * COLUMNS + column
-        member = (position < positions) & (channel < channels)
+        position = step * COLUMNS + column
+        member = (position < positions - start) & (channel < channels)
         values = tl.load(raw + position * channels + channel, member, 0.0).to(DTYPE)
         values = (values - centre) * (inverse * factor) + shift
         if RELU:
-            values = tl.maximum(values, 0.0)
+            # Not `tl.maximum`, which makes a zero of NaN.
+            values = tl.where(values < 0, 0.0, values)
         tl.store(output + position * channels + channel, values.to(output.dtype.element_ty), member)
 
 
@@ -192,13 +197,14 @@ def _sums_kernel(
     centre, inverse, factor, shift = load_figures(
         mean, rstd, weight, bias, plane, channel, channels, all_channels, DTYPE
     )
-    raw += plane * positions * channels
-    grad_output += plane * positions * channels
+    start = first * COLUMNS
+    raw += (plane * positions + start) * channels
+    grad_output += (plane * positions + start) * channels
     sum_ = tl.zeros((COLUMNS, CHANNELS), DTYPE)
     product = tl.zeros((COLUMNS, CHANNELS), DTYPE)
     for step in range(0, ROWS):
-        position = (first + step) * COLUMNS + column
-        member = (position < positions) & (channel < channels)
+        position = step * COLUMNS + column
+        member = (position < positions - start) & (channel < channels)
         at = position * channels + channel
         normalized = (tl.load(raw + at, member, 0.0).to(DTYPE) - centre) * inverse
         grad = tl.load(grad_output + at, member, 0.0).to(DTYPE)
@@ -237,14 +243,16 @@ def _gradient_kernel(
         mean, rstd, weight, bias, plane, channel, channels, all_channels, DTYPE
     )
     map_at = plane * channels + channel
-    average = tl.load(sums + map_at, channel < channels, 0.0) / positions.to(DTYPE)
-    slope = tl.load(products + map_at, channel < channels, 0.0) / positions.to(DTYPE)
-    raw += plane * positions * channels
-    grad_output += plane * positions * channels
-    grad_raw += plane * positions * channels
+    count = positions.to(DTYPE)
+    average = tl.load(sums + map_at, channel < channels, 0.0).to(DTYPE) / count
+    slope = tl.load(products + map_at, channel < channels, 0.0).to(DTYPE) / count
+    start = first * COLUMNS
+    raw += (plane * positions + start) * channels
+    grad_output += (plane * positions + start) * channels
+    grad_raw += (plane * positions + start) * channels
     for step in range(0, ROWS):
-        position = (first + step) * COLUMNS + column
-        member = (position < positions) & (channel < channels)
+        position = step * COLUMNS + column
+        member = (position < positions - start) & (channel < channels)
         at = position * channels + channel
         normalized = (tl.load(raw + at, member, 0.0).to(DTYPE) - centre) * inverse
         grad = tl.load(grad_output + at, member, 0.0).to(DTYPE)
