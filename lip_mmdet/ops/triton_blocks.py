@@ -9,8 +9,7 @@ Heights and widths are plain arguments that nothing is specialized on: an image 
 compiles nothing anew; a window, a dtype, a memory format or a number of channels may.
 """
 
-# Annotations are evaluated here: Triton 3.1's interpreter does not see `tl.constexpr` in strings.
-from typing import Dict, Tuple
+from __future__ import annotations
 
 import torch
 import triton
@@ -24,12 +23,12 @@ DTYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
 LARGEST_CHANNEL_BLOCK = 64
 
 
-def planes_and_channels(x: Tensor) -> Tuple[int, int]:
+def planes_and_channels(x: Tensor) -> tuple[int, int]:
     """Return how many planes a map has and how many channels lie beside each other in one."""
     return (x.shape[0], x.shape[1]) if is_channels_last(x) else (x.shape[0] * x.shape[1], 1)
 
 
-def block_shape(x: Tensor, rows: int, contiguous: int, channels_last: int) -> Dict[str, int]:
+def block_shape(x: Tensor, rows: int, contiguous: int, channels_last: int) -> dict[str, int]:
     """Return how a kernel is launched: what a program takes on, and with how many warps.
 
     Args:
@@ -45,12 +44,12 @@ def block_shape(x: Tensor, rows: int, contiguous: int, channels_last: int) -> Di
     return dict(ROWS=rows, COLUMNS=columns, CHANNELS=channels, num_warps=4 if elements > 64 else 2)
 
 
-def chunk_count(rows: int, columns: int, block: Dict[str, int]) -> int:
+def chunk_count(rows: int, columns: int, block: dict[str, int]) -> int:
     """Return into how many blocks the rows and columns of a plane are cut."""
     return triton.cdiv(rows, block['ROWS']) * triton.cdiv(columns, block['COLUMNS'])
 
 
-def grid(x: Tensor, rows: int, columns: int, block: Dict[str, int]) -> Tuple[int]:
+def grid(x: Tensor, rows: int, columns: int, block: dict[str, int]) -> tuple[int]:
     """Return how many programs cover so many rows and columns of every plane."""
     planes, channels = planes_and_channels(x)
     return (planes * triton.cdiv(channels, block['CHANNELS']) * chunk_count(rows, columns, block),)

@@ -10,9 +10,9 @@ The exponents are powers of two: with ``e = 2^(-z log2(e))`` the weight is
 ``2^(c log2(e) (1 / (1 + e) - 1 / 2))``.
 """
 
-# Annotations are evaluated here: Triton 3.1's interpreter does not see `tl.constexpr` in strings.
+from __future__ import annotations
+
 import math
-from typing import Dict
 
 import torch
 import triton
@@ -366,7 +366,7 @@ def _sizes(x: Tensor, pooled: Tensor) -> tuple:
     return (planes_and_channels(x)[1], *x.shape[1:], *pooled.shape[2:])
 
 
-def _geometry(window: Window) -> Dict[str, int]:
+def _geometry(window: Window) -> dict[str, int]:
     names = (
         'KERNEL_H', 'KERNEL_W', 'STRIDE_H', 'STRIDE_W', 'PADDING_H', 'PADDING_W',
     )  # fmt: skip

@@ -10,8 +10,7 @@ step and, in a row, the columns of the block. They are counted from the program'
 of a whole plane, times its channels, may not fit 32 bits.
 """
 
-# Annotations are evaluated here: Triton 3.1's interpreter does not see `tl.constexpr` in strings.
-from typing import Dict, Tuple
+from __future__ import annotations
 
 import torch
 import triton
@@ -262,7 +261,7 @@ def _gradient_kernel(
         tl.store(grad_raw + at, grad.to(grad_raw.dtype.element_ty), member)
 
 
-def statistics(raw: Tensor, eps: float) -> Tuple[Tensor, Tensor]:
+def statistics(raw: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Return the mean and ``1 / sqrt(variance + eps)`` of each map, (N, C); 0 of one position.
 
     Args:
@@ -375,7 +374,7 @@ def _walk(kernel, *tensors: Tensor, like: Tensor, relu: bool) -> None:
         )
 
 
-def _block(x: Tensor) -> Tuple[Dict[str, int], int]:
+def _block(x: Tensor) -> tuple[dict[str, int], int]:
     """Return the block of a program, and how many steps a plane takes."""
     block = block_shape(x, **BLOCK)
     return block, triton.cdiv(x.shape[2] * x.shape[3], block['COLUMNS'])
