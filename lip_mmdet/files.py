@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
-from contextlib import contextmanager
+import secrets
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -25,26 +25,25 @@ def replace_on_success(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     if path.is_dir():
         raise InputError(f'cannot write {path}: it is a folder; name a file')
+    # Named before it exists, so that an interruption at any moment finds what to remove.
+    temporary = path.with_name(f'.{path.name}.{secrets.token_hex(8)}{path.suffix}')
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f'.{path.name}.', suffix=path.suffix
-        )
+        _create(temporary, path)
+        yield temporary
+        temporary.replace(path)
+    finally:
+        with suppress(OSError):  # moved, or never made
+            temporary.unlink()
+
+
+def _create(temporary: Path, path: Path) -> None:
+    try:
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch(exist_ok=False)
     except OSError as error:
         raise InputError(
             f'cannot write {path}: {error.strerror}; name a writable folder'
         ) from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        # mkstemp makes files private; a result file gets the permissions any new file would.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:
