@@ -43,7 +43,7 @@ def measure_backbones(
     shape = shape or (TRAIN_SHAPE if training else EVAL_SHAPE)
     options = (depth, training, layout, dtype, device, shape)
     cases = {name: build(name, *options) for name in BACKBONES}
-    rows = summarize(interleave(cases, repeats), baseline='ResNet')
+    rows = summarize(interleave(cases, repeats, device), baseline='ResNet')
     del cases
     peaks = {n: peak_memory(build, (n, *options), device) for n in BACKBONES} if memory else {}
     for row in rows:

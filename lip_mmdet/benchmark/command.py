@@ -75,9 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('what', nargs='?', default='all', choices=['operators', 'backbones', 'all'])
     parser.add_argument('--device', choices=['cpu', 'cuda'], help='default: a GPU if there is one')
     parser.add_argument(
-        '--repeats', type=_positive, default=15, help='timed runs; a third for backbones'
+        '--repeats', type=positive, default=15, help='timed runs; a third for backbones'
     )
-    parser.add_argument('--shape', type=_positive, nargs=4, default=STEM_SHAPE, help='of the maps')
+    parser.add_argument('--shape', type=positive, nargs=4, default=STEM_SHAPE, help='of the maps')
     parser.add_argument('--dtypes', nargs='+', choices=DTYPES, default=['float32'])
     parser.add_argument('--depths', type=int, nargs='+', choices=DEPTHS, default=[50])
     parser.add_argument('--mode', choices=['eval', 'train', 'both'], default='both')
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f'{number} is not positive')

@@ -15,18 +15,20 @@ PROCESSES = 3  # of which peak memory is the median
 QUEUED_CALLS = 20
 
 
-def interleave(cases: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+def interleave(
+    cases: dict[str, Callable[[], object]], repeats: int, device: str = 'cpu'
+) -> dict[str, list[float]]:
     """Run all cases once for warmth, then ``repeats`` times in turn.
 
     Args:
         cases: name -> what to run.
         repeats: timed runs of each.
+        device: ``'cpu'`` or ``'cuda'``, where a run is of several calls.
 
     Returns:
-        Seconds of each run, by name. Where there is a GPU a run is of several calls, and its time
-        that of one.
+        Seconds of one call in each run, by name.
     """
-    calls = QUEUED_CALLS if torch.cuda.is_available() else 1
+    calls = 1 if device == 'cpu' else QUEUED_CALLS
     seconds = {name: [] for name in cases}
     for turn in range(repeats + 1):
         for name, run in cases.items():

@@ -64,7 +64,7 @@ def measure_operators(
         cases = {name: _with_backward(run, (x, raw)) for name, run in cases.items()}
     results = {name: cases[name]() for name in ('fused', 'reference')}
     deviation = _deviation(*(r if backward else (r,) for r in results.values()))
-    rows = summarize(interleave(cases, repeats), baseline='copy')
+    rows = summarize(interleave(cases, repeats, device), baseline='copy')
     size = x.numel() * x.element_size()
     for row in rows:
         row.update(

@@ -122,14 +122,14 @@ def _forward(
         pool = triton_gated_lip.forward
     else:
         mean, rstd = statistics(as_planes(raw, memory_format(raw)), eps)
-        pool = _pool_in_tiles
+        pool = pool_in_tiles
     pool(x, raw, mean, rstd, weight, bias, coefficient, window, output, average, total)
     if training:
         figures = mean.view(raw.shape[:2]), rstd.view(raw.shape[:2])
     return output, average, total, *figures
 
 
-def _pool_in_tiles(
+def pool_in_tiles(
     x: Tensor,
     raw: Tensor,
     mean: Tensor,
@@ -234,20 +234,7 @@ def _differentiate_in_tiles(
 ) -> tuple[Tensor, Tensor]:
     """Fill in ``grad_x`` and ``grad_z``, the logit's without the factor ``coefficient / 4``.
 
-    Args:
-        grad_output: gradient of the pooled map.
-        average: the pooled map, in float32 or float64.
-        total: sums of the weights.
-        x: the map that was pooled.
-        raw: the raw logit.
-        mean: of each map of the raw logit, (N, C).
-        rstd: likewise.
-        weight: (C,).
-        bias: (C,).
-        coefficient: the soft gate's.
-        window: geometry.
-        grad_x: of ``x``'s shape.
-        grad_z: of ``x``'s shape.
+    Both have ``x``'s shape. Other arguments as in :func:`pool_in_tiles`.
 
     Returns:
         The sums over each plane of ``grad_z``, and of it times the normalized logit.

@@ -275,18 +275,7 @@ def forward(
 ) -> None:
     """Fill in ``output`` and, unless they are empty, ``average`` and ``total``.
 
-    Args:
-        x: (N, C, H, W) map to pool, in the memory format that all maps share.
-        raw: the raw logit, of its shape.
-        mean: of the raw logit's maps, (N, C).
-        rstd: likewise.
-        weight: (C,).
-        bias: (C,).
-        coefficient: the soft gate's.
-        window: geometry.
-        output: (N, C, H', W').
-        average: the same in float32 or float64, for backward.
-        total: sums of the weights, for backward.
+    Arguments as in :func:`lip_mmdet.ops.gated_lip.pool_in_tiles`, all dense.
     """
     if output.numel() == 0:
         return

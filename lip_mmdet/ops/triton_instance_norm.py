@@ -172,6 +172,26 @@ def _normalize_kernel(
         tl.store(output + position * channels + channel, values.to(output.dtype.element_ty), member)
 
 
+@triton.jit
+def _load_gradient(
+    grad_output,
+    raw,
+    member,
+    centre,
+    inverse,
+    factor,
+    shift,
+    RELU: tl.constexpr,
+    DTYPE: tl.constexpr,
+):
+    """Return the normalized map and its gradient, 0 where ReLU was shut."""
+    normalized = (tl.load(raw, member, 0.0).to(DTYPE) - centre) * inverse
+    grad = tl.load(grad_output, member, 0.0).to(DTYPE)
+    if RELU:
+        grad = tl.where(normalized * factor + shift > 0, grad, 0.0)
+    return normalized, grad
+
+
 @triton.jit(do_not_specialize=SIZES)
 def _sums_kernel(
     grad_output,
@@ -205,10 +225,9 @@ def _sums_kernel(
         position = step * COLUMNS + column
         member = (position < positions - start) & (channel < channels)
         at = position * channels + channel
-        normalized = (tl.load(raw + at, member, 0.0).to(DTYPE) - centre) * inverse
-        grad = tl.load(grad_output + at, member, 0.0).to(DTYPE)
-        if RELU:
-            grad = tl.where(normalized * factor + shift > 0, grad, 0.0)
+        normalized, grad = _load_gradient(
+            grad_output + at, raw + at, member, centre, inverse, factor, shift, RELU, DTYPE
+        )
         sum_ += grad
         product += grad * normalized
     chunk_at = (plane * tl.cdiv(steps, ROWS) + chunk) * channels + channel
@@ -253,10 +272,9 @@ def _gradient_kernel(
         position = step * COLUMNS + column
         member = (position < positions - start) & (channel < channels)
         at = position * channels + channel
-        normalized = (tl.load(raw + at, member, 0.0).to(DTYPE) - centre) * inverse
-        grad = tl.load(grad_output + at, member, 0.0).to(DTYPE)
-        if RELU:
-            grad = tl.where(normalized * factor + shift > 0, grad, 0.0)
+        normalized, grad = _load_gradient(
+            grad_output + at, raw + at, member, centre, inverse, factor, shift, RELU, DTYPE
+        )
         grad = (grad - average - normalized * slope) * (inverse * factor)
         tl.store(grad_raw + at, grad.to(grad_raw.dtype.element_ty), member)
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from lip_mmdet.files import write_json
+
 TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'eval_coco.py'
 
 TRUTH = dict(
@@ -329,3 +331,18 @@ def test_ctrl_c_leaves_no_half_written_file(tmp_path):
         'out.json',
         'results.json',
     ]
+
+
+def test_interrupted_while_the_temporary_file_is_made(tmp_path, monkeypatch):
+    touch = Path.touch
+
+    def interrupted(path, **options):
+        touch(path, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, 'touch', interrupted)
+    (tmp_path / 'out.json').write_text('precious')
+    with pytest.raises(KeyboardInterrupt):
+        write_json(tmp_path / 'out.json', {})
+    assert [path.name for path in tmp_path.iterdir()] == ['out.json']
+    assert (tmp_path / 'out.json').read_text() == 'precious'
