@@ -12,6 +12,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 if __name__ == '__main__':
     from lip_mmdet.benchmark.command import main
-    from lip_mmdet.errors import run_tool
+    from lip_mmdet.command_line import run_tool
 
     run_tool(main)

@@ -20,7 +20,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from lip_mmdet.errors import InputError, run_tool
+from lip_mmdet.command_line import run_tool
+from lip_mmdet.errors import InputError
 from lip_mmdet.evaluation import AP_FIGURES, AR_FIGURES
 
 TOOL = Path(__file__).resolve().parent / 'eval_coco.py'

@@ -87,6 +87,6 @@ def say(line: str) -> None:
 
 
 if __name__ == '__main__':
-    from lip_mmdet.errors import run_tool
+    from lip_mmdet.command_line import run_tool
 
     run_tool(main)

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lip_mmdet import evaluation
-from lip_mmdet.errors import InputError, run_tool
+from lip_mmdet.command_line import run_tool
+from lip_mmdet.errors import InputError
 from lip_mmdet.evaluation import tables
 from lip_mmdet.evaluation.collector import collector_paused
 from lip_mmdet.files import replace_on_success, write_json

@@ -1,6 +1,6 @@
 """MMDetection's test command with the plugin loaded: the same arguments, all its flags."""
 
-from lip_mmdet.errors import run_tool
+from lip_mmdet.command_line import run_tool
 
 
 def main() -> None:

@@ -148,7 +148,7 @@ def run_in_process(monkeypatch, capsys, *arguments):
     """Run the tool's main as its command line does; return exit status and standard error."""
     from importlib.util import module_from_spec, spec_from_file_location
 
-    from lip_mmdet.errors import run_tool
+    from lip_mmdet.command_line import run_tool
 
     spec = spec_from_file_location('eval_coco', TOOL)
     tool = module_from_spec(spec)
