@@ -42,17 +42,19 @@ setup(
     package_data={'lip_mmdet': ['evaluation/data/*']},
     python_requires='>=3.8',
     # Ranges that any MMDetection 3.x environment already meets, so that installing the plugin
-    # upgrades and rebuilds nothing. `requirements/` holds the exact versions of `make demo`.
+    # upgrades and rebuilds nothing. mmcv, mmengine and mmdet are not among them: OneDL's forks have
+    # other names, and pip would put the originals over them. The plugin checks what it finds.
     install_requires=[
         'torch>=1.13',
-        'mmcv>=2.0.0rc4,<2.2.0',
-        'mmengine>=0.7.1,<1.0.0',
-        'mmdet>=3.0.0,<3.4.0',
         'packaging',
         'pycocotools',
         'rich',
         'matplotlib>=3.7',
     ],
-    extras_require={'fast-eval': ['faster-coco-eval>=1.6.5']},
+    extras_require={
+        'fast-eval': ['faster-coco-eval>=1.6.5'],
+        # What `mim install` adds to the requirements.
+        'mim': (ROOT / 'requirements' / 'mminstall.txt').read_text(encoding='utf-8').split(),
+    },
     cmdclass={'build_py': BuildWithConfigs},
 )

@@ -24,12 +24,21 @@ def config_path(name: str = '') -> str:
     Raises:
         InputError: no config of that name; the message lists the folder's configs.
     """
-    # A wheel carries the configs in `.mim`, as OpenMMLab's packages do; a checkout has them beside
-    # the package.
-    bundled = _PACKAGE / '.mim' / 'configs'
-    root = bundled if bundled.is_dir() else _PACKAGE.parent / 'configs'
+    root = _folder('configs')
     path = root / name
     if not path.exists():
         known = sorted(p.relative_to(root).as_posix() for p in root.glob('[!_]*/*.py'))
         raise InputError(f'no config {name!r} in {root}; there are {", ".join(known)}')
     return str(path)
+
+
+def tool_path(name: str) -> str:
+    """Return the path of a script that ships with the plugin, such as ``'train.py'``."""
+    return str(_folder('tools') / name)
+
+
+def _folder(name: str) -> Path:
+    # A wheel carries it in `.mim`, as OpenMMLab's packages do; a checkout has it beside the
+    # package.
+    bundled = _PACKAGE / '.mim' / name
+    return bundled if bundled.is_dir() else _PACKAGE.parent / name

@@ -7,15 +7,15 @@ Raises:
     DependencyError: torch, mmcv, mmengine or mmdet is missing or out of range.
 """
 
-from lip_mmdet.dependencies import require
+from lip_mmdet.dependencies import NEEDED, require
 
-require('torch', 'mmcv', 'mmengine', 'mmdet')
+require(*NEEDED)
 
 from lip_mmdet import backbones, layers  # noqa: E402
 from lip_mmdet.engine import launch  # noqa: E402
-from lip_mmdet.engine.checkpoints import allow_runner_checkpoints  # noqa: E402
+from lip_mmdet.engine.safe_loading import make_loading_safe  # noqa: E402
 from lip_mmdet.evaluation import coco_metric  # noqa: E402
 
-allow_runner_checkpoints()
+make_loading_safe()
 
 __all__ = ['backbones', 'coco_metric', 'launch', 'layers']

@@ -1,13 +1,21 @@
-"""What a checkpoint may hold on torch >= 2.6, where `weights_only` is on and stays on."""
+"""What a checkpoint may hold on torch >= 2.6, by whichever of MMEngine's roads it is loaded."""
 
+import functools
+import http.server
 import pickle
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from mmdet.apis import DetInferencer, init_detector
 from mmengine.logging import HistoryBuffer, MessageHub
+from mmengine.runner import CheckpointLoader, Runner
+from tiny_detector import write_tiny_project
 
-from lip_mmdet.engine.checkpoints import allow_runner_checkpoints, check_checkpoint
+import lip_mmdet.plugin  # noqa: F401
+from lip_mmdet.engine.safe_loading import check_checkpoint
 from lip_mmdet.errors import InputError
 
 needs_weights_only = pytest.mark.skipif(
@@ -15,9 +23,8 @@ needs_weights_only = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(autouse=True)
-def allowed():
-    allow_runner_checkpoints()
+def load(path):
+    return CheckpointLoader.load_checkpoint(str(path), 'cpu')
 
 
 @pytest.fixture
@@ -41,34 +48,129 @@ def runner_checkpoint(tmp_path):
 
 def test_a_runners_log_comes_back(runner_checkpoint):
     check_checkpoint(runner_checkpoint)
-    log = torch.load(runner_checkpoint)['message_hub']['log_scalars']['train/loss']
-    assert isinstance(log, HistoryBuffer)
-    assert log.data[0].tolist() == [1.5, 2.5, 0.5, 0.25, 3]
-    assert log.statistics('mean') == pytest.approx(1.55)
-
-
-class Getattr:
-    """Pickles as ``getattr(owner, name)``, the way to anything if it were let through."""
-
-    def __init__(self, owner, name):
-        self.owner, self.name = owner, name
-
-    def __reduce__(self):
-        return getattr, (self.owner, self.name)
+    for loader in (load, torch.load):
+        log = loader(runner_checkpoint)['message_hub']['log_scalars']['train/loss']
+        assert isinstance(log, HistoryBuffer)
+        assert log.data[0].tolist() == [1.5, 2.5, 0.5, 0.25, 3]
+        assert log.statistics('mean') == pytest.approx(1.55)
 
 
 @needs_weights_only
-@pytest.mark.parametrize(
-    ('owner', 'name'),
-    [(HistoryBuffer, '__init__'), (HistoryBuffer, 'register_statistics'), (np.ndarray, 'tofile')],
-)
-def test_getattr_reaches_nothing_but_statistics(tmp_path, owner, name):
-    path = tmp_path / 'foreign.pth'
-    torch.save(dict(state_dict={}, extra=Getattr(owner, name)), path)
-    with pytest.raises(InputError, match='was refused'):
-        check_checkpoint(path)
-    with pytest.raises(pickle.UnpicklingError):
-        torch.load(path)
+def test_a_load_leaves_the_allow_list_whole(runner_checkpoint):
+    """OneDL's MMEngine withdraws what it declares, and with it what we declared too."""
+    before = set(torch.serialization.get_safe_globals())
+    load(runner_checkpoint)
+    assert set(torch.serialization.get_safe_globals()) == before
+    with torch.serialization.safe_globals([np.ndarray, np.dtype]):
+        pass
+    load(runner_checkpoint)
+    assert set(torch.serialization.get_safe_globals()) == before
+
+
+class Call:
+    """Pickles as the call of a function."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def write_attacks(folder):
+    """Write files that run or reach what they may not; return their paths and what they touch."""
+    witness = folder / 'witness'
+    attacks = {
+        'call': Call(Path.touch, witness),
+        'init': Call(getattr, HistoryBuffer, '__init__'),
+        'register': Call(getattr, HistoryBuffer, 'register_statistics'),
+        'tofile': Call(getattr, np.ndarray, 'tofile'),
+    }
+    for name, attack in attacks.items():
+        torch.save(dict(state_dict={}, meta={}, extra=attack), folder / f'{name}.pth')
+    return [folder / f'{name}.pth' for name in attacks], witness
+
+
+@pytest.fixture(scope='module')
+def project(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('project')
+    return folder, write_tiny_project(folder)
+
+
+def build_runner(project, **options):
+    from mmengine.config import Config
+
+    folder, path = project
+    config = Config.fromfile(path)
+    config.update(work_dir=str(folder / 'work'), experiment_name=f'safety{id(options)}', **options)
+    return Runner.from_cfg(config)
+
+
+@pytest.fixture(scope='module')
+def runner(project):
+    return build_runner(project)
+
+
+@pytest.fixture(scope='module')
+def address(project):
+    """An address on this machine that serves the project's folder."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(project[0]))
+    handler.log_message = lambda *args: None
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f'http://127.0.0.1:{server.server_port}'
+    server.shutdown()
+
+
+ROADS = {
+    'Runner.load_checkpoint': lambda runner, config, path: runner.load_checkpoint(path),
+    'Runner.resume': lambda runner, config, path: runner.resume(path),
+    'load_from': lambda runner, config, path: load_or_resume(runner, path, resume=False),
+    'resume': lambda runner, config, path: load_or_resume(runner, path, resume=True),
+    'init_detector': lambda runner, config, path: init_detector(config, path, device='cpu'),
+    'DetInferencer': lambda runner, config, path: DetInferencer(config, path, device='cpu'),
+}
+
+
+def load_or_resume(runner, path, resume):
+    runner._load_from, runner._resume, runner._has_loaded = path, resume, False
+    runner.load_or_resume()
+
+
+@needs_weights_only
+@pytest.mark.parametrize('road', ROADS)
+def test_no_road_runs_foreign_code(project, runner, road):
+    folder, config = project
+    paths, witness = write_attacks(folder)
+    for path in paths:
+        with pytest.raises(InputError, match=rf'{path.name} was refused: it holds .*nothing was'):
+            ROADS[road](runner, str(config), str(path))
+    assert not witness.exists()
+
+
+@needs_weights_only
+def test_an_address_is_checked_as_a_file_is(project, address, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(project[0] / 'hub'))
+    monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
+    paths, witness = write_attacks(project[0])
+    for path in paths:
+        with pytest.raises(InputError, match=f'{path.name} was refused'):
+            load(f'{address}/{path.name}')
+    assert not witness.exists()
+    torch.save(dict(state_dict=dict(a=torch.ones(2))), project[0] / 'good.pth')
+    assert load(f'{address}/good.pth')['state_dict']['a'].tolist() == [1, 1]
+
+
+@needs_weights_only
+def test_the_attacks_are_real(tmp_path):
+    paths, witness = write_attacks(tmp_path)
+    for path in paths:
+        with pytest.raises(pickle.UnpicklingError):
+            torch.load(path)
+        torch.load(path, weights_only=False)
+    assert witness.exists()
+    with pytest.raises(InputError, match=r'call.pth was refused: it holds pathlib'):
+        check_checkpoint(paths[0])
 
 
 @needs_weights_only
@@ -81,15 +183,14 @@ def test_a_log_cannot_change_what_other_logs_compute(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(HistoryBuffer, '__getstate__', lambda self: state)
         torch.save(dict(state_dict={}, log=log), path)
-    check_checkpoint(path)
-    loaded = torch.load(path)['log']
+    loaded = load(path)['log']
     assert type(loaded) is HistoryBuffer
     assert loaded.statistics('mean') == 2
     assert log.statistics('mean') == 2
 
 
 @pytest.mark.parametrize('zipped', [True, False])
-def test_missing_cut_and_foreign_files_say_so(tmp_path, zipped):
+def test_missing_and_cut_files_say_so(tmp_path, zipped):
     whole = tmp_path / 'whole.pth'
     torch.save(dict(a=torch.zeros(1000)), whole, _use_new_zipfile_serialization=zipped)
     check_checkpoint(whole)
@@ -99,6 +200,21 @@ def test_missing_cut_and_foreign_files_say_so(tmp_path, zipped):
         path = tmp_path / f'{name}.pth'
         path.write_bytes(broken)
         with pytest.raises(InputError, match=f'{name}.pth is not a whole PyTorch checkpoint'):
-            check_checkpoint(path)
-    with pytest.raises(InputError, match='no checkpoint at'):
-        check_checkpoint(tmp_path / 'nowhere.pth')
+            load(path)
+        if zipped and hasattr(torch.serialization, 'get_safe_globals') and len(broken) > 600:
+            with pytest.raises(InputError, match='is not a whole PyTorch checkpoint'):
+                check_checkpoint(path)
+    for judge in (load, check_checkpoint):
+        with pytest.raises(InputError, match='no checkpoint at'):
+            judge(tmp_path / 'nowhere.pth')
+
+
+def test_a_checkpoint_is_read_once(tmp_path, monkeypatch):
+    path = tmp_path / 'weights.pth'
+    torch.save(dict(state_dict=dict(a=torch.ones(2))), path)
+    loads = []
+    original = torch.load
+    monkeypatch.setattr(torch, 'load', lambda *a, **k: loads.append(a) or original(*a, **k))
+    check_checkpoint(path)
+    load(path)
+    assert len(loads) == 1

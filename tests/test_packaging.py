@@ -1,5 +1,6 @@
 """The wheel carries the configs, and a project can inherit from them without a checkout."""
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -49,6 +50,19 @@ def test_the_wheel_carries_configs_tools_and_index(wheel):
     for name in ('model-index.yml', 'tools/train.py', 'tools/eval_coco.py'):
         assert f'lip_mmdet/.mim/{name}' in names
     assert not [n for n in names if n.startswith(('tests/', 'tools/', 'configs/'))]
+
+
+@pytest.mark.skipif(not (ROOT / '.git').exists(), reason='needs the git checkout')
+def test_pip_is_not_asked_for_what_a_fork_may_have_replaced(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [n for n in archive.namelist() if n.endswith('.dist-info/METADATA')]
+        lines = archive.read(name).decode().splitlines()
+    needed = [line[15:] for line in lines if line.startswith('Requires-Dist: ')]
+    always = [line for line in needed if 'extra ==' not in line]
+    assert 'torch>=1.13' in always
+    assert not [line for line in always if line.startswith('mm')]
+    by_mim = sorted(line.split('<')[0] for line in needed if 'extra == "mim"' in line)
+    assert [re.split('[<>=]', line)[0] for line in by_mim] == ['mmcv', 'mmdet', 'mmengine']
 
 
 @pytest.mark.skipif(not (ROOT / '.git').exists(), reason='needs the git checkout')

@@ -59,8 +59,8 @@ def detect(
     from mmengine.dist import is_main_process
     from mmengine.runner import Runner
 
-    from lip_mmdet.engine.checkpoints import check_checkpoint
     from lip_mmdet.engine.config_checks import check_dataset
+    from lip_mmdet.engine.safe_loading import check_checkpoint
 
     check_checkpoint(checkpoint)
     config = Config.fromfile(config_path)

@@ -12,10 +12,10 @@ from typing import Iterator
 from mmengine.config import Config
 from mmengine.runner import find_latest_checkpoint
 
-from lip_mmdet.engine.checkpoints import check_checkpoint
 from lip_mmdet.engine.config_checks import check_dataset
 from lip_mmdet.engine.launch import join_processes_on_cpu
 from lip_mmdet.engine.memory import keep_freed_memory
+from lip_mmdet.engine.safe_loading import check_checkpoint
 from lip_mmdet.errors import InputError
 
 
