@@ -30,7 +30,8 @@ def project(tmp_path_factory):
     folder = tmp_path_factory.mktemp('project')
     write_tiny_project(folder)
     (folder / 'pretrained.py').write_text(PRETRAINED)
-    run_tool('train.py', 'tiny.py', '--work-dir', 'run', folder=folder)
+    done = run_tool('train.py', 'tiny.py', '--work-dir', 'run', folder=folder)
+    (folder / 'terminal.txt').write_text(done.stdout + done.stderr)
     return folder
 
 
@@ -44,6 +45,18 @@ def test_training_leaves_a_checkpoint_and_scores(project):
     log = next((project / 'run').glob('*/vis_data/scalars.json')).read_text()
     entries = [json.loads(line) for line in log.splitlines()]
     assert any('coco/bbox_mAP_s' in entry for entry in entries)
+
+
+def test_the_terminal_shows_what_matters(project):
+    terminal = (project / 'terminal.txt').read_text()
+    (log,) = (project / 'run').glob('*/*.log')
+    for dump in ('System environment:', '- INFO - Config:', 'Hooks will be executed'):
+        assert dump in log.read_text()
+        assert dump not in terminal
+    assert f'environment, config and hooks: {log}' in terminal
+    assert 'pkg_resources' not in terminal
+    assert 'Epoch(train) [1][' in terminal and 'coco/bbox_mAP' in terminal
+    assert len(terminal.splitlines()) < 100
 
 
 def test_testing_loads_what_the_runner_saved(project):

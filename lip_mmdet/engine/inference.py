@@ -57,9 +57,9 @@ def detect(
     importlib.import_module('lip_mmdet.plugin')
     from mmengine.config import Config
     from mmengine.dist import is_main_process
-    from mmengine.runner import Runner
 
     from lip_mmdet.engine.config_checks import check_dataset
+    from lip_mmdet.engine.runner import TerseRunner
     from lip_mmdet.engine.safe_loading import check_checkpoint
 
     check_checkpoint(checkpoint)
@@ -86,7 +86,7 @@ def detect(
         config.merge_from_dict(
             join_processes_on_cpu(launcher, bool(config.get('find_unused_parameters')))
         )
-    Runner.from_cfg(config).test()
+    TerseRunner.from_cfg(config).test()
     if not is_main_process():
         return None
     images = Path(dataset.get('data_root') or '') / (dataset.get('data_prefix') or {}).get(

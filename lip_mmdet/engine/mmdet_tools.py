@@ -15,6 +15,7 @@ from mmengine.runner import find_latest_checkpoint
 from lip_mmdet.engine.config_checks import check_dataset
 from lip_mmdet.engine.launch import join_processes_on_cpu
 from lip_mmdet.engine.memory import keep_freed_memory
+from lip_mmdet.engine.runner import TerseRunner
 from lip_mmdet.engine.safe_loading import check_checkpoint
 from lip_mmdet.errors import InputError
 
@@ -109,6 +110,7 @@ def _checkpoints_to_start_from(config: Config, args) -> Iterator[str]:
 
 def _run(script: ModuleType, launcher: str, config: Config) -> None:
     keep_freed_memory()
+    script.Runner = TerseRunner
     options = join_processes_on_cpu(launcher, bool(config.get('find_unused_parameters')))
     if options:
         sys.argv += ['--cfg-options', *(f'{key}={value}' for key, value in options.items())]
