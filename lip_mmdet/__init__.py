@@ -10,6 +10,9 @@ MMDetection.
 """
 
 from lip_mmdet.locations import config_path
+from lip_mmdet.moved import refuse_old_names
 from lip_mmdet.version import __version__
+
+refuse_old_names()
 
 __all__ = ['__version__', 'config_path']
