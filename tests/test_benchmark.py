@@ -35,7 +35,7 @@ def test_operators_are_measured_with_torch_alone(tmp_path):
     assert result.returncode == 0, result.stderr
     rows = json.loads(out.read_text())['rows']
     assert {row['case'] for row in rows} == {
-        'fused', 'reference', 'max_pool2d', 'avg_pool2d', 'copy',
+        'fused', 'composed', 'max_pool2d', 'avg_pool2d', 'copy',
     }  # fmt: skip
     assert {row['layout'] for row in rows} == {'contiguous', 'channels_last'}
     assert all(row['ratio'] == 1 for row in rows if row['case'] == 'copy')
@@ -49,7 +49,7 @@ def test_backbones_are_measured():
     from lip_mmdet.benchmark.backbones import measure_backbones
 
     rows = measure_backbones(50, True, 'defaults', repeats=1, shape=(2, 3, 32, 32))
-    assert [row['case'] for row in rows] == ['ResNet', 'LIP reference', 'LIP fused']
+    assert [row['case'] for row in rows] == ['ResNet', 'LIP composed', 'LIP fused']
     assert all(row['milliseconds'] > 0 for row in rows)
 
 

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import nn
 
+from lip_mmdet.errors import InputError
 from lip_mmdet.layers import (
     BottleneckLogit,
     InstanceNorm2d,
@@ -14,6 +15,7 @@ from lip_mmdet.layers import (
     ProjectionLogit,
     SimplifiedLogit,
     SoftGate,
+    implementation,
     set_implementation,
 )
 from lip_mmdet.ops import lip2d
@@ -101,15 +103,47 @@ def test_implementations_equal_the_pooled_logit(logit):
     x = torch.randn(2, 8, 9, 12, dtype=torch.float64)
     expected = lip2d(x, pool.logit(x))
     torch.testing.assert_close(pool(x), expected)
-    set_implementation(pool, 'reference')
+    set_implementation(pool, 'composed')
     torch.testing.assert_close(pool(x), expected)
 
 
 def test_implementation_is_chosen_by_config():
-    pool = MODELS.build(dict(type='LIPPool2d', in_channels=4, implementation='reference'))
-    assert pool.logit.implementation == pool.logit.norm.implementation == 'reference'
-    with pytest.raises(ValueError, match="'quick'; there are 'fused' and 'reference'"):
+    pool = MODELS.build(dict(type='LIPPool2d', in_channels=4, implementation='composed'))
+    assert pool.implementation == pool.logit.norm.implementation == 'composed'
+    assert LIPPool2d(4, implementation='reference').implementation == 'composed'  # its old name
+    with pytest.raises(InputError, match="'quick'; there are 'fused', 'composed', 'compiled'"):
         LIPPool2d(4, implementation='quick')
+
+
+def test_composed_where_fused_never_ran_and_where_no_compiler_is(monkeypatch):
+    monkeypatch.setattr(implementation, 'FUSED_DEVICES', ())
+    x = torch.rand(1, 4, 8, 8)
+    assert implementation.choose_operators(None, x) is implementation.COMPOSED
+    assert implementation.choose_operators('fused', x) is implementation.FUSED
+
+    def fail(*_, **__):
+        raise RuntimeError('no C++ compiler')
+
+    implementation.has_compiler.cache_clear()
+    monkeypatch.setattr(torch, 'compile', fail, raising=False)
+    assert implementation.choose_operators('compiled', x) is implementation.COMPOSED
+    implementation.has_compiler.cache_clear()
+
+
+def test_any_module_from_features_to_a_logit_is_a_logit_module():
+    pool = LIPPool2d(4)
+    pool.logit = nn.Conv2d(4, 4, 1)
+    x = torch.randn(1, 4, 8, 8)
+    torch.testing.assert_close(pool(x), lip2d(x, pool.logit(x)))
+
+
+def test_a_trunks_norm_can_be_exchanged():
+    logit = BottleneckLogit(8, width=4)
+    logit.trunk.norm1 = nn.GroupNorm(2, 4)
+    x = torch.randn(1, 8, 6, 6)
+    first = logit.trunk.norm1(logit.trunk.conv1(x)).relu()
+    expected = logit.trunk.norm2(logit.trunk.conv2(first)).relu()
+    torch.testing.assert_close(logit.trunk(x), expected)
 
 
 def test_soft_gate_is_twelve_sigmoid():
@@ -161,21 +195,21 @@ def test_bad_arguments_name_the_offending_value(build, message):
         build()
 
 
-@pytest.mark.parametrize('identity', [True, False])
-def test_a_logit_module_leaves_alone_what_others_hold(identity):
-    """Where gradients are off its trunk normalizes in place; not what a layer hands through."""
-    logit = BottleneckLogit(8, width=8)
-    nn.init.normal_(logit.head.conv.weight)
-    seen = []
-    if identity:
-        logit.trunk.conv1 = nn.Identity()
-    else:
-        logit.trunk.conv1.register_forward_hook(lambda layer, args, output: seen.append(output))
-    x = torch.randn(1, 8, 6, 6)
-    kept = x.clone()
-    expected = logit(x).detach()
+@pytest.mark.parametrize('local', [True, False])
+def test_hooks_hold_true_values(local):
+    """Nothing writes into what a layer has returned, whether gradients are on or off."""
+    logit, seen = BottleneckLogit(8, width=8), []
+
+    def keep(layer, args, output):
+        seen.append((output, output.clone()))
+
+    hook = (
+        logit.trunk.conv1.register_forward_hook(keep)
+        if local
+        else nn.modules.module.register_module_forward_hook(keep)
+    )
     with torch.no_grad():
-        torch.testing.assert_close(logit(x), expected)
-    assert torch.equal(x, kept)
-    if seen:
-        torch.testing.assert_close(seen[1], seen[0])
+        logit(torch.randn(1, 8, 6, 6))
+    hook.remove()
+    assert seen
+    assert all(torch.equal(*pair) for pair in seen)

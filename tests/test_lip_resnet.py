@@ -16,7 +16,7 @@ from seeded_weights import load_reference, samples, seeded_image, seeded_state_d
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lip_mmdet.backbones import LIPResNet, LIPResNetMD
+from lip_mmdet.backbones import LIPResNet, LIPResNetMD, lip_resnet
 from lip_mmdet.errors import InputError
 from lip_mmdet.layers import LIPPool2d, LogitHead
 
@@ -490,7 +490,7 @@ def test_checkpointing_changes_no_number():
 def test_implementations_and_memory_formats_give_the_same_numbers(size):
     torch.manual_seed(0)
     options = dict(zero_init_residual=False, norm_eval=False, **SMALL)
-    reference = LIPResNet(50, implementation='reference', channels_last=False, **options).double()
+    reference = LIPResNet(50, implementation='composed', channels_last=False, **options).double()
     for head in heads(reference):
         nn.init.normal_(head.conv.weight, std=0.3)
     x = torch.rand(2, 3, *size, dtype=torch.float64)
@@ -510,7 +510,7 @@ def test_implementations_and_memory_formats_give_the_same_numbers(size):
 
 
 def test_implementations_share_their_state_dict():
-    fused, reference = (LIPResNet(50, implementation=i, **SMALL) for i in ('fused', 'reference'))
+    fused, reference = (LIPResNet(50, implementation=i, **SMALL) for i in ('fused', 'composed'))
     assert list(fused.state_dict()) == list(reference.state_dict())
     reference.load_state_dict(fused.state_dict())
 
@@ -585,38 +585,75 @@ def test_plugin_registers_everything():
     assert isinstance(MODELS.build(dict(type='LIPPool2d', in_channels=8)), LIPPool2d)
 
 
-@pytest.mark.parametrize(
-    ('options', 'converted'),
-    [
-        ({}, not torch.cuda.is_available()),
-        (dict(channels_last=True), True),
-        (dict(channels_last=False), False),
-        (dict(dcn=dict(type='DCNv2', deform_groups=1, fallback_on_stride=False)), False),
-    ],
-)
-def test_weights_lie_in_the_format_of_the_maps(options, converted):
-    """And stay there as a state dict is loaded, whichever format that one is in."""
-    if 'dcn' in options:
-        options = dict(options, stage_with_dcn=(False, True, True, True))
-    net = LIPResNet(50, **options)
-    weights = net.layer1[0].conv2.weight
-    assert weights.is_contiguous(memory_format=torch.channels_last) == converted
-    state = {
-        name: value.contiguous() for name, value in LIPResNet(50, **options).state_dict().items()
-    }
-    net.load_state_dict(state)
-    assert weights.is_contiguous(memory_format=torch.channels_last) == converted
-    assert torch.equal(weights, state['layer1.0.conv2.weight'])
+def test_weights_stay_where_the_user_put_them(tmp_path):
+    """In one format, so that they can be saved, gathered in a vector, and optimized as one."""
+    net = LIPResNet(18, **SMALL)
+    assert all(p.is_contiguous() for p in net.parameters())
+    vector = nn.utils.parameters_to_vector(net.parameters())
+    x = torch.rand(2, 3, 32, 32)
+    optimizer = torch.optim.LBFGS(net.parameters(), lr=1e-3, max_iter=2)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = sum(f.square().mean() for f in net(x))
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert not torch.equal(vector, nn.utils.parameters_to_vector(net.parameters()))
+    torch.save(net, tmp_path / 'net.pth')
+    kwargs = {} if torch.__version__ < '1.13' else dict(weights_only=False)
+    again = torch.load(tmp_path / 'net.pth', **kwargs)
+    torch.testing.assert_close(again.eval()(x), net.eval()(x))
 
 
-def test_a_seed_draws_the_same_weights_in_any_memory_format():
-    nets = []
-    for channels_last in (True, False):
-        torch.manual_seed(0)
-        net = LIPResNet(18, channels_last=channels_last)
-        net.init_weights()
-        nets.append(net)
-    first, second = (net.state_dict() for net in nets)
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    weight = nets[0].layer1[0].conv2.weight
-    assert weight.is_contiguous(memory_format=torch.channels_last)
+@pytest.mark.skipif(not hasattr(torch, 'compiler'), reason='needs torch >= 2.1')
+def test_a_whole_network_compiles():
+    net = LIPResNet(18, **SMALL).eval()
+    x = torch.rand(1, 3, 32, 32)
+    compiled = torch.compile(net, backend='aot_eager')
+    torch.testing.assert_close(compiled(x), net(x), rtol=1e-4, atol=1e-4)
+
+
+def test_checkpointing_covers_every_block_after_frozen_stages(monkeypatch):
+    checkpointed, checkpoint = [], lip_resnet.cp.checkpoint
+
+    def count(block, x, use_reentrant):
+        assert not use_reentrant
+        checkpointed.append(block)
+        return checkpoint(block, x, use_reentrant=use_reentrant)
+
+    monkeypatch.setattr(lip_resnet.cp, 'checkpoint', count)
+    net = LIPResNet(50, with_cp=True, frozen_stages=1, **SMALL).train()
+    sum(f.mean() for f in net(torch.rand(1, 3, 64, 64))).backward()
+    assert checkpointed == [b for layer in net.res_layers for b in getattr(net, layer)]
+
+
+def _shard(rank, folder):
+    from torch import distributed
+    from torch.distributed.fsdp import fully_shard
+
+    distributed.init_process_group(
+        'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2
+    )
+    torch.manual_seed(0)
+    net = LIPResNet(18, **SMALL)
+    x = torch.rand(2, 3, 32, 32)
+    expected = [f.detach() for f in net(x)]
+    mesh = distributed.device_mesh.init_device_mesh('cpu', (2,))
+    for layer in net.res_layers:
+        for block in getattr(net, layer):
+            fully_shard(block, mesh=mesh)
+    fully_shard(net, mesh=mesh)
+    features = net(x)
+    torch.testing.assert_close([f.detach() for f in features], expected)
+    sum(f.mean() for f in features).backward()
+    assert all(p.grad is not None for p in net.parameters())
+    distributed.destroy_process_group()
+
+
+def test_fully_shard_over_two_processes(tmp_path):
+    fsdp = pytest.importorskip('torch.distributed.fsdp')
+    if not hasattr(fsdp, 'fully_shard'):
+        pytest.skip('needs torch >= 2.6')
+    torch.multiprocessing.spawn(_shard, (str(tmp_path),), nprocs=2)

@@ -56,7 +56,7 @@ class DenseLayer(BaseModule):
 
     def forward(self, *features: Tensor) -> Tensor:
         """Map several (N, C_i, H, W), in_channels together, to (N, growth_rate, H, W)."""
-        if self.with_cp and any(feature.requires_grad for feature in features):
+        if self.with_cp and torch.is_grad_enabled():
             return cp.checkpoint(self._grow, *features, use_reentrant=False)
         return self._grow(*features)
 

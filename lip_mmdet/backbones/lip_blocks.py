@@ -8,7 +8,6 @@ input, at full resolution, and two heads share what it sees.
 
 from __future__ import annotations
 
-import torch.utils.checkpoint as cp
 from mmcv.cnn import build_conv_layer, build_norm_layer
 from mmdet.models.backbones.resnet import BasicBlock, Bottleneck
 from mmdet.registry import MODELS
@@ -16,10 +15,11 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from lip_mmdet.layers import BottleneckLogit, LogitHead, LogitTrunk, pool_by_importance
+from lip_mmdet.layers.implementation import Implemented
 from lip_mmdet.layers.logit_modules import DEFAULT_GATE, DEFAULT_WIDTH
 
 
-class LIPBlock(BaseModule):
+class LIPBlock(Implemented, BaseModule):
     """What both LIP blocks share: the two logits, the pooled shortcut and the sum.
 
     A subclass builds its residual branch and pools it in :meth:`residual`.
@@ -31,7 +31,6 @@ class LIPBlock(BaseModule):
         downsample: convolution and norm of the shortcut, after its LIP.
         logit: config of the logit module. The two LIPs share the trunk of a ``BottleneckLogit``;
             any other type is built once for each, on the map that it weighs.
-        with_cp: recompute the block in backward instead of keeping its activations.
         init_cfg: MMEngine's initialization config.
     """
 
@@ -43,7 +42,6 @@ class LIPBlock(BaseModule):
         stride: int,
         downsample: nn.Module,
         logit: dict,
-        with_cp: bool,
         init_cfg: dict | None,
     ) -> None:
         super().__init__(init_cfg)
@@ -51,7 +49,6 @@ class LIPBlock(BaseModule):
         # convolution: stride 2 gives the paper's 3x3 window.
         self.kernel_size = 2 * stride - 1
         self.stride = stride
-        self.with_cp = with_cp
         if MODELS.get(logit['type']) is BottleneckLogit:
             arguments = {key: value for key, value in logit.items() if key != 'type'}
             self.logit_trunk, self.residual_logit, self.shortcut_logit = _shared_logits(
@@ -74,7 +71,7 @@ class LIPBlock(BaseModule):
         """
         features = x if features is None else features
         window = self.kernel_size, self.stride, self.stride - 1
-        return pool_by_importance(x, features, logit, *window)
+        return pool_by_importance(x, features, logit, window, self.operators(x))
 
     def residual(self, x: Tensor, features: Tensor | None) -> Tensor:
         """Return the residual branch of ``x``; ``features`` are the trunk's, if one is shared."""
@@ -82,17 +79,10 @@ class LIPBlock(BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, inplanes, H, W) to (N, planes * expansion, ceil(H / stride), ...)."""
-        if self.with_cp and x.requires_grad:
-            out = cp.checkpoint(self._sum, x, use_reentrant=False)
-        else:
-            out = self._sum(x)
-        return self.relu(out)
-
-    def _sum(self, x: Tensor) -> Tensor:
         features = None if self.logit_trunk is None else self.logit_trunk(x)
         out = self.residual(x, features)
         out += self.downsample(self.pool(x, features, self.shortcut_logit))
-        return out
+        return self.relu(out)
 
 
 class LIPBasicBlock(LIPBlock):
@@ -112,7 +102,6 @@ class LIPBasicBlock(LIPBlock):
         downsample: nn.Module,
         *,
         logit: dict,
-        with_cp: bool = False,
         conv_cfg: dict | None = None,
         norm_cfg: dict | None = None,
         init_cfg: dict | None = None,
@@ -123,7 +112,6 @@ class LIPBasicBlock(LIPBlock):
             stride=stride,
             downsample=downsample,
             logit=logit,
-            with_cp=with_cp,
             init_cfg=init_cfg,
         )
         norm_cfg = norm_cfg or dict(type='BN')
@@ -153,7 +141,6 @@ class LIPBottleneck(LIPBlock):
         stride: of the downsampling.
         downsample: convolution and norm of the shortcut, which follow its LIP.
         logit: config of the logit module; see :class:`LIPBlock`.
-        with_cp: recompute the block in backward instead of keeping its activations.
         conv_cfg: config of the convolutions outside the logit module.
         norm_cfg: config of the norms outside the logit module; default ``dict(type='BN')``.
         plugins: MMDetection's block plugins, ``after_conv1`` (before LIP), ``after_conv2`` and
@@ -171,7 +158,6 @@ class LIPBottleneck(LIPBlock):
         downsample: nn.Module,
         *,
         logit: dict,
-        with_cp: bool = False,
         conv_cfg: dict | None = None,
         norm_cfg: dict | None = None,
         plugins: list[dict] | None = None,
@@ -183,7 +169,6 @@ class LIPBottleneck(LIPBlock):
             stride=stride,
             downsample=downsample,
             logit=logit,
-            with_cp=with_cp,
             init_cfg=init_cfg,
         )
         norm_cfg = norm_cfg or dict(type='BN')

@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import Sequence
 
 import torch
+import torch.utils.checkpoint as cp
 from mmcv.cnn import build_conv_layer, build_norm_layer
 from mmdet.models.backbones.resnet import BasicBlock
 from mmdet.models.layers import ResLayer
 from mmdet.registry import MODELS
-from mmengine.device import get_device
 from mmengine.model import Sequential
 from torch import Tensor, nn
 
@@ -38,6 +38,28 @@ OFFICIAL_RULES = {
 }
 
 
+class Stage(Sequential):
+    """The blocks of a stage.
+
+    Args:
+        *blocks: one after the other.
+        with_cp: compute each block again in backward instead of keeping its activations, whether
+            or not its input requires a gradient: after a frozen stage it does not.
+    """
+
+    def __init__(self, *blocks: nn.Module, with_cp: bool) -> None:
+        super().__init__(*blocks)
+        self.with_cp = with_cp
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self:
+            if self.with_cp and torch.is_grad_enabled():
+                x = cp.checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        return x
+
+
 @MODELS.register_module()
 class LIPResNet(ReleasedResNet):
     """ResNet with LIP for its max pooling and in its downsampling blocks.
@@ -59,10 +81,11 @@ class LIPResNet(ReleasedResNet):
             ``dict(type='BottleneckLogit', width=128)``, whose trunk a block's two LIPs share.
         gate_coefficient: of the soft gate in all of them; None leaves the gate out. A logit config
             that has its own keeps it.
-        implementation: ``'fused'``, or ``'reference'`` for LIP composed of PyTorch's operators as
-            released: the same numbers and parameters, slower.
+        implementation: ``'fused'``, ``'composed'`` of PyTorch's operators as released, or
+            ``'compiled'``: the same numbers and parameters; default: fused on the CPU, composed on
+            other devices. See :func:`lip_mmdet.layers.set_implementation`.
         channels_last: run in PyTorch's channels_last memory format inside, whatever the format of
-            the input, with the weights of its convolutions in that format too; default: on the CPU,
+            the input, while weights stay in theirs; default: on the CPU,
             where it is faster (``docs/performance.md``). Features come out contiguous either way,
             for mmcv's RoIAlign misreads other formats. Networks with ``dcn`` run contiguous, for so
             do mmcv's deformable convolutions.
@@ -97,7 +120,7 @@ class LIPResNet(ReleasedResNet):
         stem_logit: dict | None = None,
         stage_logit: dict | None = None,
         gate_coefficient: float | None = 12.0,
-        implementation: str = 'fused',
+        implementation: str | None = None,
         channels_last: bool | None = None,
         num_stages: int = 4,
         strides: Sequence[int] = (1, 2, 2, 2),
@@ -137,28 +160,13 @@ class LIPResNet(ReleasedResNet):
             **kwargs,
         )
         set_implementation(self, implementation)
-        # Or PyTorch would bring each weight into the format of the maps at each convolution.
-        last = channels_last or (channels_last is None and dcn is None and get_device() == 'cpu')
-        self._weight_format = torch.channels_last if last else torch.contiguous_format
-        self._arrange_weights(self._weight_format)
-
-    def init_weights(self) -> None:
-        """Initialize as ``init_cfg`` says: of one seed the same weights in any memory format."""
-        # Random numbers are drawn in the order of memory.
-        self._arrange_weights(torch.contiguous_format)
-        super().init_weights()
-        self._arrange_weights(self._weight_format)
-
-    def _arrange_weights(self, memory_format: torch.memory_format) -> None:
-        for layer in self.modules():
-            if type(layer) is nn.Conv2d:  # others may view their weights as they are
-                layer.to(memory_format=memory_format)
 
     def make_res_layer(self, **kwargs) -> nn.Module:
         """Build a stage; its first block is a LIP block where ``lip_stages`` says so."""
         stage = len(self.res_layers)
+        with_cp, kwargs['with_cp'] = kwargs['with_cp'], False
         if not self.lip_stages[stage]:
-            return super().make_res_layer(**kwargs)
+            return Stage(*super().make_res_layer(**kwargs), with_cp=with_cp)
         first = self._make_lip_block(**kwargs)
         # LIP took the place of the convolution that would have fallen back.
         dcn = kwargs['dcn'] and {
@@ -166,7 +174,7 @@ class LIPResNet(ReleasedResNet):
         }
         rest = dict(kwargs, dcn=dcn, stride=1, num_blocks=kwargs['num_blocks'] - 1)
         rest['inplanes'] = kwargs['planes'] * kwargs['block'].expansion
-        return Sequential(first, *ResLayer(**rest))
+        return Stage(first, *ResLayer(**rest), with_cp=with_cp)
 
     def _make_lip_block(
         self, *, block, inplanes, planes, stride, avg_down, conv_cfg, norm_cfg, plugins, **kwargs
@@ -187,7 +195,6 @@ class LIPResNet(ReleasedResNet):
             stride,
             nn.Sequential(*downsample),
             logit=self.stage_logit,
-            with_cp=kwargs['with_cp'],
             conv_cfg=conv_cfg,
             norm_cfg=norm_cfg,
             init_cfg=kwargs['init_cfg'],

@@ -11,7 +11,7 @@ from lip_mmdet.benchmark.measure import interleave, peak_memory, summarize
 
 EVAL_SHAPE = (1, 3, 800, 1344)
 TRAIN_SHAPE = (2, 3, 480, 640)
-BACKBONES = ('ResNet', 'LIP reference', 'LIP fused')
+BACKBONES = ('ResNet', 'LIP composed', 'LIP fused')
 
 
 def measure_backbones(

@@ -6,12 +6,12 @@ from mmdet.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor
 
-from lip_mmdet.layers.implementation import set_implementation
+from lip_mmdet.layers.implementation import Implemented, set_implementation
 from lip_mmdet.layers.logit_modules import pool_by_importance
 
 
 @MODELS.register_module()
-class LIPPool2d(BaseModule):
+class LIPPool2d(Implemented, BaseModule):
     """Pool by importance that a logit module learns from the map itself.
 
     Stands wherever a pooling layer does; the defaults are those of a ResNet stem's 3x3 max pooling.
@@ -23,8 +23,8 @@ class LIPPool2d(BaseModule):
         kernel_size: window, an int or (height, width).
         stride: step of the window, an int or (height, width).
         padding: padding on each side, an int or (height, width).
-        implementation: ``'fused'``, or ``'reference'`` for the composition of PyTorch's operators;
-            see :func:`lip_mmdet.layers.set_implementation`.
+        implementation: ``'fused'``, ``'composed'`` or ``'compiled'``; see
+            :func:`lip_mmdet.layers.set_implementation`.
         init_cfg: MMEngine's initialization config.
 
     Example:
@@ -42,7 +42,7 @@ class LIPPool2d(BaseModule):
         kernel_size: int | tuple[int, int] = 3,
         stride: int | tuple[int, int] = 2,
         padding: int | tuple[int, int] = 1,
-        implementation: str = 'fused',
+        implementation: str | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -55,7 +55,8 @@ class LIPPool2d(BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool (N, in_channels, H, W); windows as in :func:`lip_mmdet.ops.lip2d`."""
-        return pool_by_importance(x, x, self.logit, self.kernel_size, self.stride, self.padding)
+        window = self.kernel_size, self.stride, self.padding
+        return pool_by_importance(x, x, self.logit, window, self.operators(x))
 
     def extra_repr(self) -> str:
         return f'kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}'

@@ -20,36 +20,44 @@ from mmdet.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from lip_mmdet.layers.instance_norm import InstanceNorm2d
+from lip_mmdet.layers.implementation import Operators
+from lip_mmdet.layers.instance_norm import InstanceNorm2d, rectified
 from lip_mmdet.layers.soft_gate import SoftGate
-from lip_mmdet.ops import gated_lip2d, gated_lip2d_reference, lip2d
 
 DEFAULT_WIDTH = 128
 DEFAULT_GATE = 12.0
 
 
 def pool_by_importance(
-    x: Tensor, features: Tensor, logit: nn.Module, kernel_size, stride, padding
+    x: Tensor, features: Tensor, logit: nn.Module, window: tuple, operators: Operators
 ) -> Tensor:
     """Pool a map by the importance that a logit module sees in features.
-
-    The result is ``lip2d(x, logit(features), ...)``. A module with a method ``pool`` is asked for
-    it, and may compute normalization, gate and pooling at once instead of writing its logit down.
 
     Args:
         x: (N, C, H, W) map to pool.
         features: what the logit module looks at, of the same height and width; often ``x``.
-        logit: the logit module.
-        kernel_size: window; this, stride and padding as in :func:`lip_mmdet.ops.lip2d`.
-        stride: step of the window.
-        padding: padding on each side.
+        logit: any module that maps features to a logit of ``x``'s shape. A :class:`PoolingLogit`
+            is asked to pool itself.
+        window: kernel size, stride and padding as in :func:`lip_mmdet.ops.lip2d`.
+        operators: what to compute with.
     """
-    if hasattr(logit, 'pool'):
-        return logit.pool(x, features, kernel_size, stride, padding)
-    return lip2d(x, logit(features), kernel_size, stride, padding)
+    if isinstance(logit, PoolingLogit):
+        return logit.pool(x, features, window, operators)
+    return operators.lip2d(x, logit(features), *window)
 
 
-class LogitHead(BaseModule):
+class PoolingLogit(BaseModule):
+    """A logit module that pools at once instead of writing its logit down.
+
+    :meth:`pool` returns what ``lip2d(x, self(features), *window)`` would.
+    """
+
+    def pool(self, x: Tensor, features: Tensor, window: tuple, operators: Operators) -> Tensor:
+        """Pool ``x`` by the importance of ``features``; see :func:`pool_by_importance`."""
+        raise NotImplementedError
+
+
+class LogitHead(PoolingLogit):
     """Convolution, instance normalization, soft gate: features to logit.
 
     The convolution starts at zero, so that every position starts equally important and LIP as
@@ -60,12 +68,7 @@ class LogitHead(BaseModule):
         out_channels: channels of the logit, which are those of the map to pool.
         kernel_size: odd size of the convolution.
         gate_coefficient: the soft gate's; None leaves the gate out (an ablation).
-
-    Attributes:
-        implementation: see :func:`lip_mmdet.layers.set_implementation`.
     """
-
-    implementation = 'fused'
 
     def __init__(
         self,
@@ -87,27 +90,15 @@ class LogitHead(BaseModule):
         """Map (N, in_channels, H, W) features to the (N, out_channels, H, W) logit."""
         return self.gate(self.norm(self.conv(x)))
 
-    def pool(self, x: Tensor, features: Tensor, kernel_size, stride, padding) -> Tensor:
+    def pool(self, x: Tensor, features: Tensor, window: tuple, operators: Operators) -> Tensor:
         """Pool ``x`` by the importance of ``features``; see :func:`pool_by_importance`."""
-        if not (type(self.norm) is InstanceNorm2d and type(self.gate) is SoftGate):
-            return lip2d(x, self(features), kernel_size, stride, padding)
-        pool = gated_lip2d if self.implementation == 'fused' else gated_lip2d_reference
-        return pool(
-            x,
-            self.conv(features),
-            self.norm.weight,
-            self.norm.bias,
-            self.gate.coefficient,
-            self.norm.eps,
-            kernel_size,
-            stride,
-            padding,
+        norm, gate = self.norm, self.gate
+        if not (type(norm) is InstanceNorm2d and type(gate) is SoftGate):
+            return operators.lip2d(x, self(features), *window)
+        raw = self.conv(features)
+        return operators.gated_lip2d(
+            x, raw, norm.weight, norm.bias, gate.coefficient, norm.eps, *window
         )
-
-
-def _owns_output(layer: nn.Module) -> bool:
-    """Whether what a layer returns is new and nobody else's: a hook or an identity may keep it."""
-    return type(layer) is nn.Conv2d and not layer._forward_hooks
 
 
 class LogitTrunk(BaseModule):
@@ -130,11 +121,12 @@ class LogitTrunk(BaseModule):
         self.norm1 = InstanceNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.norm2 = InstanceNorm2d(width)
+        self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, width, H, W) features."""
-        x = self.norm1(self.conv1(x), relu=True, inplace=_owns_output(self.conv1))
-        return self.norm2(self.conv2(x), relu=True, inplace=_owns_output(self.conv2))
+        x = rectified(self.norm1, self.relu, self.conv1(x))
+        return rectified(self.norm2, self.relu, self.conv2(x))
 
 
 @MODELS.register_module()
@@ -164,7 +156,7 @@ class ProjectionLogit(LogitHead):
 
 
 @MODELS.register_module()
-class BottleneckLogit(BaseModule):
+class BottleneckLogit(PoolingLogit):
     """Trunk and head, the logit module of the stages (*Bottleneck-128* at the default width).
 
     Args:
@@ -190,9 +182,9 @@ class BottleneckLogit(BaseModule):
         """Map the (N, in_channels, H, W) map to pool to its logit, of the same shape."""
         return self.head(self.trunk(x))
 
-    def pool(self, x: Tensor, features: Tensor, kernel_size, stride, padding) -> Tensor:
+    def pool(self, x: Tensor, features: Tensor, window: tuple, operators: Operators) -> Tensor:
         """Pool ``x`` by the importance of ``features``; see :func:`pool_by_importance`."""
-        return self.head.pool(x, self.trunk(features), kernel_size, stride, padding)
+        return self.head.pool(x, self.trunk(features), window, operators)
 
 
 @MODELS.register_module()

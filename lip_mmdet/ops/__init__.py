@@ -1,20 +1,12 @@
-"""Operators on tensors. They need torch and nothing else.
+"""Operators on tensors, once differentiable and quick on the CPU. They need torch alone.
 
-One backward pass is written out, for speed. Second and higher derivatives, forward mode and nested
-transforms of ``torch.func`` are right too, in the time and memory of PyTorch's own operators.
+:mod:`lip_mmdet.ops.formula` has the same operators composed of PyTorch's: those may be traced,
+compiled, exported and differentiated as often as one likes.
 """
 
 from lip_mmdet.ops.gated_lip import gated_lip2d
 from lip_mmdet.ops.instance_norm import instance_norm
 from lip_mmdet.ops.lip import lip2d
 from lip_mmdet.ops.memory_format import to_contiguous
-from lip_mmdet.ops.reference import gated_lip2d_reference, instance_norm_reference
 
-__all__ = [
-    'gated_lip2d',
-    'gated_lip2d_reference',
-    'instance_norm',
-    'instance_norm_reference',
-    'lip2d',
-    'to_contiguous',
-]
+__all__ = ['gated_lip2d', 'instance_norm', 'lip2d', 'to_contiguous']

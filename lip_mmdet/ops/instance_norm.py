@@ -9,32 +9,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lip_mmdet.ops import kernels
-from lip_mmdet.ops.operator import Operator, exporting, may_overwrite
-from lip_mmdet.ops.reference import instance_norm_reference
+from lip_mmdet.ops import formula
 from lip_mmdet.ops.tiles import (
     Scratch,
     as_columns,
     as_planes,
-    dense,
     memory_format,
     plane_sums,
     scale_and_shift,
     tiles,
     widen,
 )
+from lip_mmdet.ops.window import check_affine
 
 # Rows of each map from which its mean is guessed.
 GUESS_ROWS = 4
 
 
 def instance_norm(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    eps: float = 1e-5,
-    relu: bool = False,
-    inplace: bool = False,
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, relu: bool = False
 ) -> Tensor:
     """Normalize each map of each image over its positions, scale, shift and perhaps rectify.
 
@@ -44,8 +37,6 @@ def instance_norm(
         bias: shift, (C,).
         eps: added to the variance.
         relu: apply ReLU to the result.
-        inplace: the caller has no more use for ``x``. Where gradients are off its memory then
-            takes the result, for memory that is new to a process costs more than the arithmetic.
 
     Returns:
         The shape and dtype of ``x``, and its memory format if that is a dense one. Arithmetic
@@ -55,42 +46,61 @@ def instance_norm(
         ValueError: ``x`` is not 4-D and floating, or ``weight`` or ``bias`` is not (C,).
     """
     check_affine(x, weight, bias)
-    if exporting():
-        return instance_norm_reference(x, weight, bias, eps, relu)
-    x = x.contiguous(memory_format=memory_format(x))
-    if inplace and may_overwrite(x):
-        _normalize(x, weight, bias, float(eps), bool(relu), output=x)
-        return x
-    return _OPERATOR((x, weight, bias), (float(eps), bool(relu)))
+    if formula.is_wanted(x):
+        return formula.instance_norm(x, weight, bias, eps, relu)
+    return _InstanceNorm.apply(x, weight, bias, eps, relu)
 
 
-def plain_instance_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float, relu: bool = False
-) -> Tensor:
-    """Compute :func:`instance_norm` as arithmetic, for derivatives of any order and mode.
+class _InstanceNorm(torch.autograd.Function):
+    """Keeps the input and two statistics of each map; backward finds ReLU's sign from them anew."""
 
-    PyTorch's own normalization takes its statistics for constants from the third derivative on.
-    """
-    weight, bias = (p.view(-1, 1, 1) for p in (weight, bias))
-    centred = x - x.mean((2, 3), keepdim=True)
-    variance = centred.square().mean((2, 3), keepdim=True)
-    output = centred * (variance + eps).rsqrt() * weight + bias
-    return output.relu() if relu else output
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, eps: float, relu: bool) -> Tensor:
+        layout = memory_format(x)
+        planes = as_planes(x, layout)
+        mean, rstd = statistics(planes, eps)
+        output = torch.empty_like(x, memory_format=layout)
+        normalized = as_planes(output, layout)
+        scale = as_columns(weight, planes) * rstd
+        shift = as_columns(bias, planes) - mean * scale
+        scratch = Scratch(planes, scale.dtype)
+        for tile in tiles(planes):
+            values, target = widen(tile.at(planes)), tile.at(normalized)
+            result = target if target.dtype == scale.dtype else scratch.like(values)
+            scale_and_shift(values, tile.of(scale), tile.of(shift), out=result)
+            if relu:
+                result.clamp_(min=0)
+            if result is not target:
+                target.copy_(result)
+        ctx.relu = relu
+        ctx.save_for_backward(x, weight, bias, mean, rstd)
+        return output
 
-
-def check_affine(x: Tensor, weight: Tensor, bias: Tensor) -> None:
-    """Check that a map can be normalized with these parameters.
-
-    Raises:
-        ValueError: it cannot; the message names shapes or dtype.
-    """
-    if x.dim() != 4 or weight.shape != (x.shape[1],) or bias.shape != weight.shape:
-        raise ValueError(
-            'weight and bias must be (C,) for a map of (N, C, H, W), not '
-            f'{tuple(weight.shape)} and {tuple(bias.shape)} for {tuple(x.shape)}'
-        )
-    if not x.is_floating_point():
-        raise ValueError(f'the map to normalize must be floating point, not {x.dtype}')
+    @staticmethod
+    def backward(ctx, grad_output: Tensor) -> tuple:
+        formula.check_first_derivative()
+        x, weight, bias, mean, rstd = ctx.saved_tensors
+        layout = memory_format(x)
+        planes, incoming = as_planes(x, layout), as_planes(grad_output, layout)
+        scale, shift = as_columns(weight, planes) * rstd, as_columns(bias, planes)
+        gradient = torch.empty_like(x, dtype=mean.dtype, memory_format=layout)
+        grad = as_planes(gradient, layout)
+        sums = torch.zeros_like(scale), torch.zeros_like(scale)
+        differences, results = Scratch(planes, mean.dtype), Scratch(planes, mean.dtype)
+        for tile in tiles(planes):
+            raw, target = widen(tile.at(planes)), tile.at(grad)
+            centred = torch.sub(raw, tile.of(mean), out=differences.like(raw))
+            target.copy_(tile.at(incoming))
+            if ctx.relu:
+                # Negative where ReLU was shut, by the arithmetic of forward up to rounding.
+                result = results.like(raw)
+                scale_and_shift(centred, tile.of(scale), tile.of(shift), out=result)
+                target.mul_(torch.gt(result, 0, out=result))
+            tile.of(sums[0]).add_(plane_sums(target))
+            tile.of(sums[1]).add_(plane_sums(centred.mul_(target)))
+        sums = sums[0], sums[1] * rstd
+        normalization_gradient(planes, grad, mean, rstd, weight, sums)
+        return (gradient.to(x.dtype), *affine_gradients(sums, weight, bias), None, None)
 
 
 def statistics(planes: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -103,7 +113,6 @@ def statistics(planes: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     than a standard deviation. The guess is the mean of some rows; where they are so unlike the
     others that it is off by four, all is done again from the mean that was found.
     """
-    positions = planes.shape[2] * planes.shape[3]
     if planes.device.type != 'cpu':
         variance, mean = torch.var_mean(widen(planes), (2, 3), unbiased=False, keepdim=True)
     elif planes.numel() == 0:
@@ -112,7 +121,7 @@ def statistics(planes: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         mean, variance, offset = _moments(planes, _guess(planes))
         if (offset.square() > 16 * (variance + eps)).any():
             mean, variance, _ = _moments(planes, mean)
-    if positions == 1:
+    if planes.shape[2] * planes.shape[3] == 1:
         # One position is its own mean: no difference from it may grow, nor a gradient pass.
         return mean, torch.zeros_like(mean)
     return mean, (variance + eps).rsqrt_()
@@ -141,13 +150,7 @@ def _moments(planes: Tensor, guess: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def normalization_gradient(
-    planes: Tensor,
-    grad: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    weight: Tensor,
-    sums: tuple,
-    factor: float = 1.0,
+    planes: Tensor, grad: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, sums: tuple
 ) -> None:
     """Turn the gradient of a normalized map into the raw map's, in place.
 
@@ -161,99 +164,16 @@ def normalization_gradient(
         rstd: of each plane.
         weight: (C,).
         sums: over each plane, of ``grad`` and of ``grad * normalized``.
-        factor: that ``grad`` and its sums lack.
     """
-    mean, rstd = as_columns(mean, planes), as_columns(rstd, planes)
-    scale = as_columns(weight, planes) * rstd * factor
+    scale = as_columns(weight, planes) * rstd
     positions = planes.shape[2] * planes.shape[3]
-    raw_factor = -scale * rstd * sums[1] / positions
-    constant = -scale * sums[0] / positions - raw_factor * mean
+    factor = -scale * rstd * sums[1] / positions
+    constant = -scale * sums[0] / positions - factor * mean
     scratch = Scratch(planes, grad.dtype)
     for tile in tiles(planes):
         raw, rest = widen(tile.at(planes)), scratch.like(tile.at(planes))
-        scale_and_shift(raw, tile.of(raw_factor), tile.of(constant), out=rest)
+        scale_and_shift(raw, tile.of(factor), tile.of(constant), out=rest)
         tile.at(grad).mul_(tile.of(scale)).add_(rest)
-
-
-def _forward(x: Tensor, weight: Tensor, bias: Tensor, options: tuple, training: bool) -> tuple:
-    output, mean, rstd = _allocate(x, weight, bias, options, training)
-    figures = _normalize(x, weight, bias, *options, output)
-    if training:
-        mean.copy_(figures[0].view_as(mean))
-        rstd.copy_(figures[1].view_as(rstd))
-    return output, mean, rstd
-
-
-def _normalize(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float, relu: bool, output: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Fill in ``output``, which may be ``x``; return the mean and ``rstd`` of each plane."""
-    if kernels.has_kernels(x):
-        from lip_mmdet.ops import triton_instance_norm
-
-        x, weight, bias = dense(memory_format(x), x, weight, bias)
-        mean, rstd = triton_instance_norm.statistics(x, eps)
-        triton_instance_norm.normalize(x, mean, rstd, weight, bias, relu, output)
-        return mean, rstd
-    layout = memory_format(x)
-    planes, result = as_planes(x, layout), as_planes(output, layout)
-    mean, rstd = statistics(planes, eps)
-    scale = as_columns(weight, planes) * rstd
-    shift = as_columns(bias, planes) - mean * scale
-    scratch = Scratch(planes, scale.dtype)
-    for tile in tiles(planes):
-        values, target = tile.at(planes), tile.at(result)
-        same = target.dtype == scale.dtype
-        normalized = target if same else scratch.like(values)
-        scale_and_shift(widen(values), tile.of(scale), tile.of(shift), out=normalized)
-        if relu:
-            normalized.clamp_(min=0)
-        if not same:
-            target.copy_(normalized)
-    return mean, rstd
-
-
-def _backward(
-    grad_output: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    options: tuple,
-) -> tuple:
-    _, relu = options
-    layout = memory_format(x)
-    if kernels.has_kernels(x):
-        from lip_mmdet.ops import triton_instance_norm
-
-        arguments = (*dense(layout, grad_output, x, mean, rstd, weight, bias), relu)
-        grad_x = torch.empty_like(x, memory_format=layout)
-        sums = triton_instance_norm.gradient_sums(*arguments)
-        triton_instance_norm.gradient(*arguments, sums, grad_x)
-        return (grad_x, *affine_gradients(sums, weight, bias))
-    planes, incoming = as_planes(x, layout), as_planes(grad_output, layout)
-    mean, rstd = as_columns(mean, planes), as_columns(rstd, planes)
-    scale = as_columns(weight, planes) * rstd
-    shift = as_columns(bias, planes)
-    full = torch.empty_like(x, dtype=mean.dtype, memory_format=layout)
-    grad = as_planes(full, layout)
-    sums = torch.zeros_like(scale), torch.zeros_like(scale)
-    differences, results = Scratch(planes, mean.dtype), Scratch(planes, mean.dtype)
-    for tile in tiles(planes):
-        raw, target = widen(tile.at(planes)), tile.at(grad)
-        centred = torch.sub(raw, tile.of(mean), out=differences.like(raw))
-        target.copy_(tile.at(incoming))
-        if relu:
-            # Negative where ReLU was shut, by the arithmetic of forward up to rounding.
-            result = results.like(raw)
-            scale_and_shift(centred, tile.of(scale), tile.of(shift), out=result)
-            target.mul_(torch.gt(result, 0, out=result))
-        tile.of(sums[0]).add_(plane_sums(target))
-        tile.of(sums[1]).add_(plane_sums(centred.mul_(target)))
-    sums = sums[0], sums[1] * rstd
-    normalization_gradient(planes, grad, mean, rstd, weight, sums)
-    return (full.to(x.dtype), *affine_gradients(sums, weight, bias))
 
 
 def affine_gradients(sums: tuple, weight: Tensor, bias: Tensor) -> tuple:
@@ -266,24 +186,5 @@ def affine_gradients(sums: tuple, weight: Tensor, bias: Tensor) -> tuple:
     """
     channels = weight.numel()
     images = sums[0].numel() // max(channels, 1)
-    grad_bias, grad_weight = (s.view(images, channels).sum(0) for s in sums)
+    grad_bias, grad_weight = (s.reshape(images, channels).sum(0) for s in sums)
     return grad_weight.to(weight.dtype), grad_bias.to(bias.dtype)
-
-
-def _allocate(x: Tensor, weight: Tensor, bias: Tensor, options: tuple, training: bool) -> tuple:
-    output = torch.empty_like(x, memory_format=memory_format(x))
-    figures = tuple(x.shape[:2]) if training else (0, 0)
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return output, x.new_empty(figures, dtype=dtype), x.new_empty(figures, dtype=dtype)
-
-
-_OPERATOR = Operator(
-    'instance_norm',
-    tensors=('x', 'weight', 'bias'),
-    options=('float eps', 'bool relu'),
-    kept=('mean', 'rstd'),
-    forward=_forward,
-    backward=_backward,
-    allocate=_allocate,
-    composition=plain_instance_norm,
-)

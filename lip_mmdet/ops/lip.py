@@ -13,19 +13,13 @@ of the input, so in float32 the forward pass allocates nothing of the input's si
 
 from __future__ import annotations
 
-import functools
-import itertools
+from typing import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lip_mmdet.ops.operator import (
-    carrying_tangents,
-    derive,
-    differentiating_backward,
-    inside_torch_func,
-)
+from lip_mmdet.ops import formula
 from lip_mmdet.ops.window import IntPair, Window, check_maps
 
 
@@ -61,30 +55,9 @@ def lip2d(
     window = Window.parse(kernel_size, stride, padding)
     check_maps(x=x, logit=logit)
     window.check_fits(x)
-    if inside_torch_func() or carrying_tangents():
-        return softmax_pool(x, logit, window)
+    if formula.is_wanted(x):
+        return formula.lip2d(x, logit, *window)
     return _LIP2d.apply(x, logit, window)
-
-
-def softmax_pool(x: Tensor, logit: Tensor, window: Window) -> Tensor:
-    """Compute :func:`lip2d` as PyTorch's operators, for derivatives of any order and mode.
-
-    Each map is copied for its members in each window.
-    """
-    values, g = _widen(x, logit)
-    weights = _members(g, window, padding=-float('inf')).softmax(0)
-    return (weights * _members(values, window, padding=0.0)).sum(0).to(x.dtype)
-
-
-def _members(planes: Tensor, window: Window, padding: float) -> Tensor:
-    """Gather what lies in each window: (members, N, C, H', W')."""
-    (height, width), (down, right), (rows, columns) = window
-    padded = F.pad(planes, (columns, columns, rows, rows), value=padding)
-    last = [(n - 1) * step + 1 for n, step in zip(window.out_size(planes), window.stride)]
-    offsets = itertools.product(range(height), range(width))
-    return torch.stack(
-        [padded[:, :, i : i + last[0] : down, j : j + last[1] : right] for i, j in offsets]
-    )
 
 
 class _LIP2d(torch.autograd.Function):
@@ -102,7 +75,7 @@ class _LIP2d(torch.autograd.Function):
         maximum = F.max_pool2d(g, *window)
         weighted = torch.zeros_like(maximum)
         total = torch.zeros_like(maximum)
-        for inputs, outputs in window.offsets(x.shape[2:], maximum.shape[2:]):
+        for inputs, outputs in _offsets(window, x, maximum):
             weight = (_at(g, inputs) - _at(maximum, outputs)).exp_()
             _at(total, outputs).add_(weight)
             _at(weighted, outputs).add_(weight.mul_(_at(values, inputs)))
@@ -117,15 +90,13 @@ class _LIP2d(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_output: Tensor):
+        formula.check_first_derivative()
         x, logit, output, maximum, total = ctx.saved_tensors
-        if differentiating_backward():
-            pool = functools.partial(softmax_pool, window=ctx.window)
-            return (*derive(pool, (x, logit), grad_output), None)
         values, g = _widen(x, logit)
         grad = grad_output.to(g.dtype) / total
         grad_x = torch.zeros_like(values) if ctx.needs_input_grad[0] else None
         grad_logit = torch.zeros_like(g) if ctx.needs_input_grad[1] else None
-        for inputs, outputs in ctx.window.offsets(x.shape[2:], maximum.shape[2:]):
+        for inputs, outputs in _offsets(ctx.window, x, maximum):
             share = (_at(g, inputs) - _at(maximum, outputs)).exp_().mul_(_at(grad, outputs))
             if grad_x is not None:
                 _at(grad_x, inputs).add_(share)
@@ -137,6 +108,17 @@ class _LIP2d(torch.autograd.Function):
             None if grad_logit is None else grad_logit.to(logit.dtype),
             None,
         )
+
+
+def _offsets(window: Window, x: Tensor, pooled: Tensor) -> Iterator[tuple]:
+    """Yield, for each offset in a window, its positions in the map and the windows they are in."""
+    rows, columns = (
+        list(window.taps(axis, (0, x.shape[axis + 2]), (0, pooled.shape[axis + 2])))
+        for axis in (0, 1)
+    )
+    for row_inputs, row_outputs in rows:
+        for column_inputs, column_outputs in columns:
+            yield (row_inputs, column_inputs), (row_outputs, column_outputs)
 
 
 def _at(tensor: Tensor, slices: tuple[slice, slice]) -> Tensor:

@@ -1,23 +1,18 @@
-"""Geometry of pooling windows, and checks of the maps that they slide over."""
+"""Geometry of pooling windows, the one walk over them, and checks of the maps they slide over."""
 
 from __future__ import annotations
 
+import numbers
 from typing import Iterator, NamedTuple, Sequence, Union
 
 from torch import Tensor
 
 IntPair = Union[int, Sequence[int]]
-
-
-class _Slices(NamedTuple):
-    """Where the members of all windows at one offset lie."""
-
-    inputs: tuple[slice, slice]
-    outputs: tuple[slice, slice]
+Range = tuple  # the first position and the one after the last
 
 
 class Window(NamedTuple):
-    """Geometry of the windows, each field a (height, width) pair."""
+    """Geometry of the windows, each field a (height, width) pair; axis 0 is the height."""
 
     kernel_size: tuple[int, int]
     stride: tuple[int, int]
@@ -52,32 +47,36 @@ class Window(NamedTuple):
             for n, k, s, p in zip(x.shape[2:], self.kernel_size, self.stride, self.padding)
         )
 
-    def offsets(self, size: Sequence[int], out_size: Sequence[int]) -> Iterator[_Slices]:
-        """Yield, for each offset in the window, its input positions and the outputs they go to."""
-        rows, columns = (
-            [self._axis(axis, k, size[axis], out_size[axis]) for k in range(self.kernel_size[axis])]
-            for axis in (0, 1)
-        )
-        for row_inputs, row_outputs in rows:
-            for column_inputs, column_outputs in columns:
-                yield _Slices((row_inputs, column_inputs), (row_outputs, column_outputs))
+    def taps(self, axis: int, inputs: Range, outputs: Range) -> Iterator[tuple[slice, slice]]:
+        """Walk over the offsets in a window along one axis.
 
-    def _axis(self, axis: int, offset: int, size: int, out_size: int) -> tuple[slice, slice]:
-        stride, shift = self.stride[axis], offset - self.padding[axis]
-        first = max(0, -(shift // stride))  # first output whose member is not left of the input
-        last = min(out_size - 1, (size - 1 - shift) // stride)  # last one not right of it
-        stop = max(first, last + 1)
-        start = first * stride + shift
-        return slice(start, start + (stop - first) * stride, stride), slice(first, stop)
+        Args:
+            axis: 0 or 1.
+            inputs: positions at hand; others, as the padding's, are left out.
+            outputs: windows at hand.
+
+        Yields:
+            For each offset the positions there, counted from the first of ``inputs``, and the
+            windows that they are in, counted from the first of ``outputs``.
+        """
+        stride = self.stride[axis]
+        for offset in range(-self.padding[axis], self.kernel_size[axis] - self.padding[axis]):
+            first = max(outputs[0], -((offset - inputs[0]) // stride))
+            stop = max(first, min(outputs[1], (inputs[1] - 1 - offset) // stride + 1))
+            start = first * stride + offset - inputs[0]
+            yield (
+                slice(start, start + (stop - first) * stride, stride),
+                slice(first - outputs[0], stop - outputs[0]),
+            )
 
 
 def _pair(name: str, value: IntPair, least: int) -> tuple[int, int]:
     pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(pair) != 2 or not all(isinstance(v, int) and v >= least for v in pair):
+    if len(pair) != 2 or not all(isinstance(v, numbers.Integral) and v >= least for v in pair):
         raise ValueError(
             f'{name} must be an int or a pair of ints of at least {least}, not {value!r}'
         )
-    return pair
+    return int(pair[0]), int(pair[1])
 
 
 def check_maps(**maps: Tensor) -> None:
@@ -98,3 +97,18 @@ def check_maps(**maps: Tensor) -> None:
     if any(value.device != first.device for value in values):
         found = ' and '.join(str(value.device) for value in values)
         raise ValueError(f'{names} must be on one device, not {found}')
+
+
+def check_affine(x: Tensor, weight: Tensor, bias: Tensor) -> None:
+    """Check that a map can be normalized with these parameters.
+
+    Raises:
+        ValueError: it cannot; the message names shapes or dtype.
+    """
+    if x.dim() != 4 or weight.shape != (x.shape[1],) or bias.shape != weight.shape:
+        raise ValueError(
+            'weight and bias must be (C,) for a map of (N, C, H, W), not '
+            f'{tuple(weight.shape)} and {tuple(bias.shape)} for {tuple(x.shape)}'
+        )
+    if not x.is_floating_point():
+        raise ValueError(f'the map to normalize must be floating point, not {x.dtype}')

@@ -1,0 +1,110 @@
+"""The paper's formulas by PyTorch's operators (arXiv 1908.04156, sections 3.2 and 3.4).
+
+They judge the fused operators of the same names, which are tested against them. They are what is
+traced, compiled, exported and differentiated twice, and what ``implementation='composed'`` runs.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lip_mmdet.ops.window import IntPair, Window, check_affine, check_maps
+
+# Up to here exp(coefficient), and sums and sensible products of it, fit float32. Past it each
+# window needs its own maximum.
+LARGEST_COEFFICIENT = 64.0
+
+
+def lip2d(
+    x: Tensor,
+    logit: Tensor,
+    kernel_size: IntPair = 3,
+    stride: IntPair = 2,
+    padding: IntPair = 1,
+) -> Tensor:
+    """As :func:`lip_mmdet.ops.lip2d`: softmax over a window's members, which are copied for it."""
+    window = Window.parse(kernel_size, stride, padding)
+    check_maps(x=x, logit=logit)
+    window.check_fits(x)
+    dtype = torch.float64 if torch.float64 in (x.dtype, logit.dtype) else torch.float32
+    rows, columns = window.padding
+
+    def members(maps: Tensor, padding: float) -> Tensor:  # (N, C, H', W', of a window)
+        windows = F.pad(maps.to(dtype), (columns, columns, rows, rows), value=padding)
+        for axis, (size, step) in enumerate(zip(window.kernel_size, window.stride)):
+            windows = windows.unfold(axis + 2, size, step)
+        return windows.flatten(4)
+
+    shares = members(logit, -float('inf')).softmax(4)
+    return (shares * members(x, 0.0)).sum(4).to(x.dtype)
+
+
+def instance_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, relu: bool = False
+) -> Tensor:
+    """As :func:`lip_mmdet.ops.instance_norm`, by PyTorch's."""
+    check_affine(x, weight, bias)
+    if x.shape[2] * x.shape[3] == 1:
+        # PyTorch's refuses a single position, which is its own mean. Zero times the weight keeps
+        # it in the graph, as DDP wants of every parameter.
+        scale, shift = (p.to(x.dtype).view(1, -1, 1, 1) for p in (weight, bias))
+        output = (x - x) * scale + shift
+    else:
+        output = F.instance_norm(x, weight=weight, bias=bias, eps=eps)
+    return output.relu() if relu else output
+
+
+def gated_lip2d(
+    x: Tensor,
+    raw: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    coefficient: float = 12.0,
+    eps: float = 1e-5,
+    kernel_size: IntPair = 3,
+    stride: IntPair = 2,
+    padding: IntPair = 1,
+) -> Tensor:
+    """As :func:`lip_mmdet.ops.gated_lip2d`, one operator after the other as released.
+
+    Half precision is taken to float32 before the exponential, as autocast does on a GPU.
+    """
+    window = Window.parse(kernel_size, stride, padding)
+    check_maps(x=x, raw=raw)
+    window.check_fits(x)
+    check_coefficient(coefficient)
+    logit = instance_norm(raw, weight, bias, eps).sigmoid() * coefficient
+    if coefficient > LARGEST_COEFFICIENT:
+        return lip2d(x, logit, *window)
+    importance = (logit.float() if logit.dtype in (torch.float16, torch.bfloat16) else logit).exp()
+    weighted = F.avg_pool2d(x * importance, *window)
+    return (weighted / F.avg_pool2d(importance, *window)).to(x.dtype)
+
+
+def check_coefficient(coefficient: float) -> None:
+    if not coefficient > 0:
+        raise ValueError(f'the soft gate needs a positive coefficient, not {coefficient}')
+
+
+def is_wanted(x: Tensor) -> bool:
+    """Whether a program is read rather than run: traced, compiled, exported, or without values."""
+    compiler = getattr(torch, 'compiler', None)
+    read = any(getattr(compiler, name, bool)() for name in ('is_compiling', 'is_exporting'))
+    if read or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
+        return True
+    return x.is_meta or not (type(x) is Tensor or isinstance(x, nn.Parameter))
+
+
+def check_first_derivative() -> None:
+    """Check, in a fused operator's backward pass, that nobody means to differentiate it again.
+
+    Raises:
+        RuntimeError: somebody does.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            'the fused operators of LIP have first derivatives only; for create_graph=True and '
+            "second derivatives use implementation='composed' (lip_mmdet.ops.formula)"
+        )
