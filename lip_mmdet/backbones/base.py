@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lip_mmdet.backbones.checkpoints import OfficialNames, check_pretrained, prepare_state_dict
 from lip_mmdet.errors import InputError
+from lip_mmdet.layers import LIPPool2d
 
 
 class ReleasedBackbone(BaseModule):
@@ -23,6 +24,8 @@ class ReleasedBackbone(BaseModule):
     readme = 'configs/lip/README.md'
     # Torchvision's network that it can start from, without the depth.
     plain_network = 'resnet'
+    # The module that is a max pooling in the plain network.
+    stem_pool = 'maxpool'
 
     def _official_names(self) -> OfficialNames:
         raise NotImplementedError
@@ -63,6 +66,9 @@ class ReleasedBackbone(BaseModule):
             )
         for stage in range(self.frozen_stages + 1):
             for module in self._stage_modules(stage):
+                # Average pooling frozen in place of max pooling would stay wrong for good.
+                if isinstance(module, LIPPool2d) and not module.can_start_as_max_pooling:
+                    continue
                 module.eval()
                 module.requires_grad_(False)
 

@@ -2,7 +2,10 @@
 
 Three things meet here. Released files come in wrappings (a ``state_dict`` entry, a ``module.``
 prefix, a classifier). Their names are not ours: :class:`OfficialNames`. And the weights of a plain
-network, without LIP, SGE or deformable convolutions, fit in part: a *warm start*.
+network, without LIP, SGE or deformable convolutions, fit in part: a *warm start*, which begins as
+near to that network as ours can be. SGE and modulated deformable convolutions begin as exactly that
+network, LIP in place of average pooling too. In place of max pooling LIP begins close to it, and a
+1x1 convolution after LIP with the sum of the taps of the strided 3x3 that stood there.
 """
 
 from __future__ import annotations
@@ -14,13 +17,14 @@ from types import MappingProxyType
 from typing import Mapping, NamedTuple
 
 import mmengine
+from mmcv.ops import ModulatedDeformConv2dPack
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from lip_mmdet.errors import InputError
+from lip_mmdet.layers import SGE, LIPPool2d
 
-# What a network may have that the one it starts from has not. Each starts without knowledge: LIP as
-# average pooling, deformable convolution with no offset, SGE with one weight for all positions.
+# What a network may have that the one it starts from has not, by a part of its tensors' names.
 ADDED_PARTS = {
     'LIP': ('.logit.', '.logit_trunk.', '.residual_logit.', '.shortcut_logit.'),
     'deformable convolution': ('.conv_offset.',),
@@ -133,35 +137,99 @@ def _rename(name: str, old: str, new: str) -> str:
 
 
 def _warm_start(module: nn.Module, state_dict: dict[str, Tensor], prefix: str) -> None:
-    """Complete the weights of a network without some of our parts with what those start from.
+    """Complete and adapt the weights of a network without some of our parts, in place.
 
     A file that has any weight of a part should have them all: then nothing is completed, and
     PyTorch reports what is missing.
     """
     own = {prefix + name: value for name, value in module.state_dict().items()}
-    given = {key for key in state_dict if key.startswith(prefix)}
+    given = {key for key in state_dict if key.startswith(prefix)} & set(own)
     # Files from before PyTorch 0.4.1 count no batches, and nothing depends on it.
     uncounted = {k for k in set(own) - given if k.endswith('.num_batches_tracked')}
-    missing, notes = set(own) - given - uncounted, []
-    added = set()
+    added = {}
     for part, marks in ADDED_PARTS.items():
         theirs = {key for key in own if any(mark in f'.{key}' for mark in marks)}
         if theirs and not theirs & given and given:
-            added |= theirs
-            notes.append(f'{part} ({len(theirs)} tensors) starts untrained')
-    if not added or missing - added:
+            added[part] = theirs
+    reshaped = sorted(key for key in given if own[key].shape != state_dict[key].shape)
+    complete = set(own) == given.union(uncounted, *added.values())
+    if not (complete and (added or reshaped)):
         return
-    reshaped = [k for k in own if k in given and own[k].shape != state_dict[k].shape]
-    if not {key[len(prefix) :] for key in reshaped} <= module.replaced_convolutions():
-        return
+    for key in reshaped:
+        here, there = own[key].shape, state_dict[key].shape
+        if key[len(prefix) :] not in module.replaced_convolutions() or here != (*there[:2], 1, 1):
+            return
+    notes = [_STARTS[part](module, state_dict, prefix) for part in added]
+    for key in reshaped:
+        state_dict[key] = state_dict[key].sum((2, 3), keepdim=True)
     if reshaped:
-        names = ', '.join(key[len(prefix) :] for key in sorted(reshaped))
-        notes.append(f'of another shape and not loaded: {names}')
-    for key in added.union(reshaped, uncounted):
+        names = ', '.join(key[len(prefix) :] for key in reshaped)
+        notes.append(f'3x3 convolutions became 1x1, the sum of their taps, in {names}')
+    for key in uncounted.union(*added.values()):
         state_dict[key] = own[key].detach().clone()
+    kept = 1 - sum(own[k].numel() for k in reshaped) / sum(own[k].numel() for k in given)
     print_log(
-        f'{type(module).__name__} warm start: {len(given) - len(reshaped)} tensors loaded; '
-        + '; '.join(notes),
+        f'{type(module).__name__} warm start: {len(given) - len(reshaped)} of {len(given)} tensors '
+        f'kept, {kept:.1%} of the weights; ' + '; '.join(notes),
         logger='current',
         level=logging.WARNING,
     )
+
+
+def _start_lip(module: nn.Module, state_dict: dict[str, Tensor], prefix: str) -> str:
+    """Let LIP begin close to max pooling where it replaces that; elsewhere it is an average."""
+    stem = dict(module.named_modules()).get(module.stem_pool)
+    like_max = isinstance(stem, LIPPool2d) and stem.start_as_max_pooling()
+    frozen = [name for name, p in module.named_parameters() if not p.requires_grad]
+    places = sorted({_place(name) for name in frozen if _belongs_to_lip(name)})
+    note = 'LIP is untrained: '
+    if like_max:
+        note += f'{module.stem_pool} starts close to max pooling, the others as average pooling'
+    else:
+        note += 'it starts as average pooling'
+        if isinstance(stem, LIPPool2d):
+            kind = type(stem.logit).__name__
+            note += f', {module.stem_pool} too, for a {kind} cannot start close to max pooling'
+    return note + (f' (frozen so: {", ".join(places)})' if places else '')
+
+
+def _belongs_to_lip(name: str) -> bool:
+    return any(mark in f'.{name}' for mark in ADDED_PARTS['LIP'])
+
+
+def _place(name: str) -> str:
+    """Return the module that holds a LIP's parameter."""
+    start = min(i for i in (f'.{name}'.find(m) for m in ADDED_PARTS['LIP']) if i >= 0)
+    return name[: max(start - 1, 0)]
+
+
+def _start_sge(module: nn.Module, state_dict: dict[str, Tensor], prefix: str) -> str:
+    """Divide the affine norm before each SGE by the one factor that SGE starts with."""
+    for name, block in module.named_modules():
+        for position in (1, 2, 3):
+            plugins = getattr(block, f'after_conv{position}_plugin_names', None)
+            sge = getattr(block, plugins[0]) if plugins else None
+            if not isinstance(sge, SGE):
+                continue
+            norm = f'{prefix}{name}.{getattr(block, f"norm{position}_name")}'
+            for key in (f'{norm}.weight', f'{norm}.bias'):
+                value, factor = state_dict[key], sge.bias.detach().sigmoid().flatten()
+                factor = factor.repeat_interleave(len(value) // len(factor))
+                state_dict[key] = value / factor.to(value)
+    return 'SGE is untrained and without effect at first'
+
+
+def _start_deformable(module: nn.Module, state_dict: dict[str, Tensor], prefix: str) -> str:
+    """Double the weights that a modulation of one half, where mmcv's starts, halves."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, ModulatedDeformConv2dPack):
+            key = f'{prefix}{name}.weight'
+            state_dict[key] = state_dict[key] * 2
+    return 'deformable convolutions are untrained and start as plain ones'
+
+
+_STARTS = {
+    'LIP': _start_lip,
+    'deformable convolution': _start_deformable,
+    'SGE': _start_sge,
+}

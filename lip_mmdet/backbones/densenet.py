@@ -188,6 +188,7 @@ class DenseNet(ReleasedBackbone):
     }
     readme = 'configs/densenet/README.md'
     plain_network = 'densenet'
+    stem_pool = 'pool0'
 
     def __init__(
         self,

@@ -182,9 +182,9 @@ class LIPBottleneck(LIPBlock):
         self.conv3 = build_conv_layer(conv_cfg, planes, outplanes, 1, bias=False)
         self.norm3_name, norm3 = build_norm_layer(norm_cfg, outplanes, postfix=3)
         self.add_module(self.norm3_name, norm3)
-        self.after_conv1 = self._plugin_names(plugins, 'after_conv1', planes)
-        self.after_conv2 = self._plugin_names(plugins, 'after_conv2', planes)
-        self.after_conv3 = self._plugin_names(plugins, 'after_conv3', outplanes)
+        self.after_conv1_plugin_names = self._plugin_names(plugins, 'after_conv1', planes)
+        self.after_conv2_plugin_names = self._plugin_names(plugins, 'after_conv2', planes)
+        self.after_conv3_plugin_names = self._plugin_names(plugins, 'after_conv3', outplanes)
 
     norm1 = Bottleneck.norm1
     norm2 = Bottleneck.norm2
@@ -195,12 +195,12 @@ class LIPBottleneck(LIPBlock):
     def residual(self, x: Tensor, features: Tensor | None) -> Tensor:
         """conv1x1 - norm - ReLU - LIP - conv1x1 - norm - ReLU - conv1x1 - norm."""
         out = self.relu(self.norm1(self.conv1(x)))
-        out = self.forward_plugin(out, self.after_conv1)
+        out = self.forward_plugin(out, self.after_conv1_plugin_names)
         out = self.pool(out, features, self.residual_logit)
         out = self.relu(self.norm2(self.conv2(out)))
-        out = self.forward_plugin(out, self.after_conv2)
+        out = self.forward_plugin(out, self.after_conv2_plugin_names)
         out = self.norm3(self.conv3(out))
-        return self.forward_plugin(out, self.after_conv3)
+        return self.forward_plugin(out, self.after_conv3_plugin_names)
 
     def _plugin_names(self, plugins: list[dict] | None, position: str, channels: int) -> list[str]:
         here = [plugin['cfg'] for plugin in plugins or [] if plugin['position'] == position]

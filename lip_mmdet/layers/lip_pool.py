@@ -7,7 +7,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from lip_mmdet.layers.implementation import Implemented, set_implementation
-from lip_mmdet.layers.logit_modules import pool_by_importance
+from lip_mmdet.layers.logit_modules import LogitHead, pool_by_importance
 
 
 @MODELS.register_module()
@@ -57,6 +57,21 @@ class LIPPool2d(Implemented, BaseModule):
         """Pool (N, in_channels, H, W); windows as in :func:`lip_mmdet.ops.lip2d`."""
         window = self.kernel_size, self.stride, self.padding
         return pool_by_importance(x, x, self.logit, window, self.operators(x))
+
+    @property
+    def can_start_as_max_pooling(self) -> bool:
+        """Whether the logit module ends in a head on the map itself, and starts nearly anyhow."""
+        return isinstance(self.logit, LogitHead)
+
+    def start_as_max_pooling(self) -> bool:
+        """Set the logit module's weights so that the largest value of a window outweighs the rest.
+
+        Returns:
+            False if the kind of logit module cannot do so; then nothing is changed.
+        """
+        if self.can_start_as_max_pooling:
+            self.logit.start('max')
+        return self.can_start_as_max_pooling
 
     def extra_repr(self) -> str:
         return f'kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}'

@@ -20,6 +20,7 @@ from mmdet.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from lip_mmdet.errors import InputError
 from lip_mmdet.layers.implementation import Operators
 from lip_mmdet.layers.instance_norm import InstanceNorm2d, rectified
 from lip_mmdet.layers.soft_gate import SoftGate
@@ -60,14 +61,18 @@ class PoolingLogit(BaseModule):
 class LogitHead(PoolingLogit):
     """Convolution, instance normalization, soft gate: features to logit.
 
-    The convolution starts at zero, so that every position starts equally important and LIP as
-    average pooling.
+    The convolution starts at zero, as in the paper, so that every position is equally important and
+    LIP starts as average pooling; or as the identity, so that a channel weighs by its own value.
 
     Args:
         in_channels: channels of the features.
         out_channels: channels of the logit, which are those of the map to pool.
         kernel_size: odd size of the convolution.
         gate_coefficient: the soft gate's; None leaves the gate out (an ablation).
+        init: ``'average'`` or ``'max'``, the pooling that LIP starts as or close to.
+
+    Raises:
+        InputError: another ``init``, or ``'max'`` where the features are not the map to pool.
     """
 
     def __init__(
@@ -76,15 +81,34 @@ class LogitHead(PoolingLogit):
         out_channels: int,
         kernel_size: int,
         gate_coefficient: float | None = DEFAULT_GATE,
+        init: str = 'average',
     ) -> None:
-        # The override stands against a backbone's own init_cfg, which draws every Conv2d.
-        super().__init__(init_cfg=dict(type='Constant', val=0, override=dict(name='conv')))
+        super().__init__()
+        if init not in ('average', 'max') or (init == 'max' and in_channels != out_channels):
+            raise InputError(
+                f"{type(self).__name__}: init is 'average', or 'max' where features and map have "
+                f'the same channels, not {init!r} for {in_channels} and {out_channels} channels'
+            )
         self.conv = nn.Conv2d(
             in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False
         )
-        nn.init.zeros_(self.conv.weight)
         self.norm = InstanceNorm2d(out_channels)
         self.gate = nn.Identity() if gate_coefficient is None else SoftGate(gate_coefficient)
+        self.init = init
+        self.start(init)
+
+    def start(self, init: str) -> None:
+        """Set the weights that LIP starts from; ``init`` as given to the constructor."""
+        nn.init.zeros_(self.conv.weight)
+        if init == 'max':
+            nn.init.dirac_(self.conv.weight)
+        nn.init.ones_(self.norm.weight)
+        nn.init.zeros_(self.norm.bias)
+
+    def init_weights(self) -> None:
+        """Start anew, for a backbone's own ``init_cfg`` has drawn every convolution."""
+        super().init_weights()
+        self.start(self.init)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) features to the (N, out_channels, H, W) logit."""
@@ -136,10 +160,16 @@ class SimplifiedLogit(LogitHead):
     Args:
         in_channels: channels of the map to pool, (N, in_channels, H, W).
         gate_coefficient: the soft gate's; None leaves the gate out.
+        init: ``'average'`` or ``'max'``, the pooling that LIP starts as or close to.
     """
 
-    def __init__(self, in_channels: int, gate_coefficient: float | None = DEFAULT_GATE) -> None:
-        super().__init__(in_channels, in_channels, 3, gate_coefficient)
+    def __init__(
+        self,
+        in_channels: int,
+        gate_coefficient: float | None = DEFAULT_GATE,
+        init: str = 'average',
+    ) -> None:
+        super().__init__(in_channels, in_channels, 3, gate_coefficient, init)
 
 
 @MODELS.register_module()
@@ -149,10 +179,16 @@ class ProjectionLogit(LogitHead):
     Args:
         in_channels: channels of the map to pool, (N, in_channels, H, W).
         gate_coefficient: the soft gate's; None leaves the gate out.
+        init: ``'average'`` or ``'max'``, the pooling that LIP starts as or close to.
     """
 
-    def __init__(self, in_channels: int, gate_coefficient: float | None = DEFAULT_GATE) -> None:
-        super().__init__(in_channels, in_channels, 1, gate_coefficient)
+    def __init__(
+        self,
+        in_channels: int,
+        gate_coefficient: float | None = DEFAULT_GATE,
+        init: str = 'average',
+    ) -> None:
+        super().__init__(in_channels, in_channels, 1, gate_coefficient, init)
 
 
 @MODELS.register_module()
