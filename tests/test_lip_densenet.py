@@ -14,7 +14,6 @@ from backbone_checks import (
     num_parameters,
     random_state_dict,
     train_step,
-    warm_starts,
 )
 from mmdet.registry import MODELS
 from mmengine.runner import load_checkpoint
@@ -122,21 +121,6 @@ def test_own_state_dict_round_trip():
     state = random_state_dict(net)
     net.load_state_dict(state)
     assert_same_tensors(net.state_dict(), state)
-
-
-@pytest.mark.parametrize('official_names', [True, False])
-def test_densenet_weights_warm_start(official_names):
-    densenet = DenseNet(121)
-    densenet.load_state_dict(random_state_dict(densenet))
-    state = densenet.official_state_dict() if official_names else densenet.state_dict()
-    net = LIPDenseNet(121)
-    with warm_starts() as lines:
-        net.load_state_dict(state)
-    taken = {k: v for k, v in net.state_dict().items() if '.logit.' not in k}
-    assert_same_tensors(taken, densenet.state_dict())
-    assert all(head.conv.weight.abs().max() == 0 for head in heads(net))
-    assert len(lines) == 1
-    assert '725 tensors loaded; LIP (30 tensors) starts untrained' in lines[0]
 
 
 def test_incomplete_lip_weights_are_not_a_warm_start(official):

@@ -173,71 +173,6 @@ def test_own_state_dict_round_trip():
         torch.testing.assert_close(value, state[name])
 
 
-@pytest.mark.parametrize('prefix', ['', 'module.'])
-def test_resnet_weights_warm_start(log, prefix):
-    resnet = ResNet(50)
-    state = {
-        prefix + k: torch.rand(v.shape) if v.dtype.is_floating_point else v
-        for k, v in resnet.state_dict().items()
-    }
-    state[prefix + 'fc.weight'] = torch.rand(1000, 2048)
-    net = LIPResNet(50)
-    net.load_state_dict(state)
-    own = net.state_dict()
-    torch.testing.assert_close(
-        own['layer3.2.conv2.weight'], state[prefix + 'layer3.2.conv2.weight']
-    )
-    key = 'layer2.0.downsample.0.weight'
-    torch.testing.assert_close(own[key], state[prefix + key])
-    assert all(head.conv.weight.abs().max() == 0 for head in heads(net))
-    lines = [r.getMessage() for r in log.records if 'warm start' in r.getMessage()]
-    assert len(lines) == 1
-    for name in ('layer2.0.conv2.weight', 'layer3.0.conv2.weight', 'layer4.0.conv2.weight'):
-        assert name in lines[0]
-
-
-def test_resnet_checkpoint_by_init_cfg(tmp_path, log):
-    resnet = ResNet(18, **SMALL)
-    torch.save(dict(state_dict=resnet.state_dict()), tmp_path / 'resnet.pth')
-    pretrained = dict(type='Pretrained', checkpoint=str(tmp_path / 'resnet.pth'))
-    net = LIPResNet(18, init_cfg=pretrained, **SMALL)
-    net.init_weights()
-    key = 'layer4.1.conv2.weight'
-    torch.testing.assert_close(net.state_dict()[key], resnet.state_dict()[key])
-    assert 'warm start' in log.text
-
-
-def test_v1d_weights_warm_start():
-    options = dict(deep_stem=True, avg_down=True, **SMALL)
-    resnet = ResNet(50, **options)
-    nn.init.normal_(resnet.layer2[0].downsample[1].weight)
-    net = LIPResNet(50, **options)
-    net.load_state_dict(resnet.state_dict())
-    torch.testing.assert_close(
-        net.layer2[0].downsample[1].weight, resnet.layer2[0].downsample[1].weight
-    )
-
-
-@pytest.mark.parametrize('prefix', ['', 'backbone.'])
-def test_weights_from_before_batches_were_counted_warm_start(prefix):
-    state = {k: v for k, v in ResNet(50).state_dict().items() if 'num_batches' not in k}
-    nn.init.normal_(state['layer3.2.conv1.weight'])
-    net = LIPResNet(50)
-    holder = nn.Module()
-    holder.backbone = net
-    (holder if prefix else net).load_state_dict({prefix + k: v for k, v in state.items()})
-    torch.testing.assert_close(net.layer3[2].conv1.weight.data, state['layer3.2.conv1.weight'])
-
-
-@pytest.mark.parametrize('prefix', ['', 'backbone.'])
-def test_only_what_lip_replaced_may_differ_in_a_warm_start(prefix):
-    net = nn.Module()
-    net.backbone = LIPResNet(50, in_channels=1)
-    net = net if prefix else net.backbone
-    with pytest.raises(RuntimeError, match=r'size mismatch for .*conv1\.weight'):
-        net.load_state_dict({prefix + k: v for k, v in ResNet(50).state_dict().items()})
-
-
 def test_weights_come_back_through_ema_and_a_detector(official):
     """MMEngine's EMA hook keeps an averaged copy of the whole model."""
     detector = nn.Module()
@@ -276,24 +211,6 @@ def test_incomplete_lip_weights_are_not_a_warm_start(official):
     state = {k: v for k, v in official.items() if k != 'layer3.0.bottleneck_shared.logit.bn1.bias'}
     with pytest.raises(RuntimeError, match=r'layer3\.0\.logit_trunk\.norm1\.bias'):
         LIPResNet(50).load_state_dict(state)
-
-
-def test_weights_of_another_depth_are_not_a_warm_start():
-    with pytest.raises(RuntimeError, match='layer3'):
-        LIPResNet(101, **SMALL).load_state_dict(ResNet(50, **SMALL).state_dict())
-    with pytest.raises(RuntimeError, match='size mismatch'):
-        LIPResNet(50).load_state_dict(ResNet(50, base_channels=32).state_dict())
-
-
-def test_md_takes_plain_lip_weights(official):
-    net = LIPResNetMD(50)
-    net.load_state_dict(official)
-    plain = LIPResNet(50)
-    plain.load_state_dict(official)
-    # Offsets of zero and a modulation of one half: a deformable convolution gives half of a plain.
-    x = torch.rand(1, 512, 6, 5)
-    halves = net.layer2[1].conv2(x[:, :128])
-    torch.testing.assert_close(halves, plain.layer2[1].conv2(x[:, :128]) / 2, rtol=1e-4, atol=1e-4)
 
 
 def test_missing_imagenet_weights_name_the_other_ways():

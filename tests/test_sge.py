@@ -11,9 +11,7 @@ from backbone_checks import (
     assert_same_tensors,
     multiply_adds,
     num_parameters,
-    random_state_dict,
     train_step,
-    warm_starts,
 )
 from mmdet.models import ResNet
 from mmdet.registry import MODELS
@@ -231,24 +229,6 @@ def test_official_files_load_as_they_are(tmp_path, official, classifier, prefix,
     expected = {k: v for k, v in official.items() if not k.startswith('fc.')}
     for loaded in (net, again):
         assert_same_tensors(loaded.official_state_dict(), expected)
-
-
-@pytest.mark.parametrize('plain', [ResNet, LIPResNet])
-def test_weights_without_sge_warm_start(plain):
-    source = plain(50, base_channels=8)
-    source.load_state_dict(random_state_dict(source))
-    state = dict(source.state_dict())
-    if plain is ResNet:
-        net = SGEResNet(50, **SMALL)
-    else:
-        net = LIPResNet(50, base_channels=8, plugins=[PLUGIN])
-    with warm_starts() as lines:
-        net.load_state_dict(state)
-    taken = {k: v for k, v in net.state_dict().items() if '.sge.' not in k}
-    assert_same_tensors(taken, source.state_dict())
-    assert net.layer3[2].sge.weight.abs().max() == 0
-    assert len(lines) == 1
-    assert 'SGE (32 tensors) starts untrained' in lines[0]
 
 
 def test_missing_weights_name_the_other_ways():

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from mmcv.cnn import build_conv_layer, build_norm_layer
 from mmdet.models.backbones.resnet import BasicBlock, Bottleneck
-from mmdet.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from lip_mmdet.layers import BottleneckLogit, LogitHead, LogitTrunk, pool_by_importance
 from lip_mmdet.layers.implementation import Implemented
-from lip_mmdet.layers.logit_modules import DEFAULT_GATE, DEFAULT_WIDTH
+from lip_mmdet.layers.logit_modules import DEFAULT_GATE, DEFAULT_WIDTH, build_logit, logit_class
 
 
 class LIPBlock(Implemented, BaseModule):
@@ -49,15 +48,15 @@ class LIPBlock(Implemented, BaseModule):
         # convolution: stride 2 gives the paper's 3x3 window.
         self.kernel_size = 2 * stride - 1
         self.stride = stride
-        if MODELS.get(logit['type']) is BottleneckLogit:
+        if logit_class(logit) is BottleneckLogit:
             arguments = {key: value for key, value in logit.items() if key != 'type'}
             self.logit_trunk, self.residual_logit, self.shortcut_logit = _shared_logits(
                 inplanes, residual_planes, **arguments
             )
         else:
             self.logit_trunk = None
-            self.residual_logit = MODELS.build(dict(logit, in_channels=residual_planes))
-            self.shortcut_logit = MODELS.build(dict(logit, in_channels=inplanes))
+            self.residual_logit = build_logit(logit, residual_planes)
+            self.shortcut_logit = build_logit(logit, inplanes)
         self.downsample = downsample
         self.relu = nn.ReLU(inplace=True)
 

@@ -37,8 +37,8 @@ class LIPDenseNet(DenseNet):
     column out.
 
     Loads the authors' state dicts under their own names, and warm-starts from a DenseNet's: all of
-    it is taken over, LIP starts as average pooling, and one line of the log says so. Depth 121 is
-    the paper's network.
+    it is taken over, LIP starts close to max pooling in the stem and as exactly the average pooling
+    of the transitions, and one line of the log says so. Depth 121 is the paper's network.
 
     Args:
         depth: 121, 161, 169 or 201.

@@ -20,8 +20,8 @@ from lip_mmdet.backbones.base import ReleasedResNet
 from lip_mmdet.backbones.checkpoints import OfficialNames
 from lip_mmdet.backbones.lip_blocks import LIPBasicBlock, LIPBottleneck
 from lip_mmdet.errors import InputError
-from lip_mmdet.layers import LIPPool2d, set_implementation
-from lip_mmdet.layers.logit_modules import with_gate
+from lip_mmdet.layers import BottleneckLogit, LIPPool2d, SimplifiedLogit, set_implementation
+from lip_mmdet.layers.logit_modules import logit_class, with_gate
 from lip_mmdet.ops import to_contiguous
 
 # Names in the state dicts of the authors' released networks, and ours.
@@ -68,8 +68,11 @@ class LIPResNet(ReleasedResNet):
     here. Depths 50, 101 and 152 are the paper's networks; 18 and 34 place LIP the same way in the
     basic block.
 
-    Loads the authors' state dicts under their own names, and warm-starts from a ResNet's: what
-    fits is taken over, LIP starts as average pooling, and one line of the log says what was not.
+    Loads the authors' state dicts under their own names, and warm-starts from a ResNet's: what fits
+    is taken over, LIP starts close to max pooling in the stem and as average pooling elsewhere, the
+    1x1 convolutions after it hold the sum of the 3x3 ones' taps, and one line of the log says so.
+    ``frozen_stages`` freezes the stem's LIP with the stem, unless its logit module cannot start
+    close to max pooling.
 
     Args:
         depth: 18, 34, 50, 101 or 152.
@@ -230,8 +233,8 @@ class LIPResNet(ReleasedResNet):
         released = (
             self.lip_stem
             and self.lip_stages == tuple(stride > 1 for stride in self.strides)
-            and self.stem_logit['type'] == 'SimplifiedLogit'
-            and self.stage_logit['type'] == 'BottleneckLogit'
+            and logit_class(self.stem_logit) is SimplifiedLogit
+            and logit_class(self.stage_logit) is BottleneckLogit
             and self.dcn is None
             and self.plugins is None
         )
@@ -257,8 +260,8 @@ class LIPResNetMD(LIPResNet):
 
     The paper does not spell *MD* out. This reads it as MMDetection's ``mdconv`` c3-c5: every 3x3
     convolution of the last three stages is a ``ModulatedDeformConv2d``. Blocks that downsample have
-    none left. The offsets start at zero and the modulation at one half, as mmcv has them; weights
-    of a plain LIP-ResNet load as they are.
+    none left. The offsets start at zero and the modulation at one half, as mmcv has them; in a warm
+    start from a ResNet or a plain LIP-ResNet the weights are doubled, so that nothing is halved.
 
     Args:
         depth: 50, 101 or 152.

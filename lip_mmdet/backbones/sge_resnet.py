@@ -14,8 +14,8 @@ class SGEResNet(ReleasedResNet):
 
     It is MMDetection's ``ResNet`` with the plugin
     ``dict(cfg=dict(type='SGE', groups=64), position='after_conv3')``, and loads the authors' state
-    dicts as they are. A ResNet's weights warm-start it: all of them are taken over, SGE starts
-    untrained, and one line of the log says so.
+    dicts as they are. A ResNet's weights warm-start it: SGE starts untrained, its one factor at the
+    start is divided out of the norm before it, and the network begins as exactly that ResNet.
 
     Args:
         depth: 50, 101 or 152.

@@ -7,7 +7,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from lip_mmdet.layers.implementation import Implemented, set_implementation
-from lip_mmdet.layers.logit_modules import LogitHead, pool_by_importance
+from lip_mmdet.layers.logit_modules import LogitHead, build_logit, pool_by_importance
 
 
 @MODELS.register_module()
@@ -47,7 +47,7 @@ class LIPPool2d(Implemented, BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         logit = logit or dict(type='SimplifiedLogit')
-        self.logit = MODELS.build(dict(logit, in_channels=in_channels))
+        self.logit = build_logit(logit, in_channels)
         self.kernel_size = kernel_size
         self.stride = stride
         self.padding = padding

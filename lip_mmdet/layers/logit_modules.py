@@ -16,6 +16,8 @@ module             layers                                     where the paper ha
 
 from __future__ import annotations
 
+import inspect
+
 from mmdet.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
@@ -250,10 +252,41 @@ def with_gate(logit: dict, gate_coefficient: float | None) -> dict:
     """Give a logit config the gate that a network has everywhere.
 
     Args:
-        logit: config of a logit module. One that has a gate of its own keeps it, and
-            ``IdentityLogit`` has none.
+        logit: config of a logit module, its type a name or a class. One that has a gate of its own
+            keeps it, and a module that takes no ``gate_coefficient`` is given none.
         gate_coefficient: of the soft gate; None leaves the gate out.
     """
-    if logit['type'] == 'IdentityLogit':
+    if 'gate_coefficient' not in inspect.signature(logit_class(logit)).parameters:
         return dict(logit)
     return {'gate_coefficient': gate_coefficient, **logit}
+
+
+def logit_class(logit: dict) -> type:
+    """Return the class that a logit config names, whatever MMEngine's default scope is.
+
+    Args:
+        logit: config whose type is a class, a registered name, or one with its scope.
+
+    Raises:
+        InputError: nothing of that name is registered.
+    """
+    kind = logit['type']
+    if not isinstance(kind, str):
+        return kind
+    found = MODELS.get(kind)
+    if found is None:
+        with MODELS.switch_scope_and_registry(None) as registry:
+            found = registry.get(kind)
+    if found is None:
+        raise InputError(f'no logit module {kind!r} is registered; import the module that has it')
+    return found
+
+
+def build_logit(logit: dict, in_channels: int) -> nn.Module:
+    """Build a logit module for a map of ``in_channels`` channels.
+
+    Args:
+        logit: its config; see :func:`logit_class`.
+        in_channels: channels of the map to pool.
+    """
+    return MODELS.build(dict(logit, type=logit_class(logit), in_channels=in_channels))

@@ -1,0 +1,210 @@
+"""Warm starts: how near LIP and its relatives begin to the plain network whose weights they get."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from backbone_checks import assert_same_tensors, warm_starts
+from mmdet.models import ResNet
+from mmdet.registry import MODELS
+from torch import nn
+
+from lip_mmdet.backbones import DenseNet, LIPDenseNet, LIPResNet, LIPResNetMD, SGEResNet
+from lip_mmdet.errors import InputError
+from lip_mmdet.layers import LIPPool2d, LogitHead
+
+SMALL = dict(base_channels=8)
+SGE_PLUGIN = dict(cfg=dict(type='SGE', groups=4), position='after_conv3')
+
+
+@pytest.fixture(autouse=True)
+def tiny_depth(monkeypatch):
+    monkeypatch.setitem(DenseNet.arch_settings, 9, (4, (2, 2, 2, 2)))
+
+
+@MODELS.register_module()
+class PlainLogit(nn.Module):
+    """A logit module of a user's own."""
+
+    def __init__(self, in_channels):
+        super().__init__()
+        self.scale = nn.Parameter(torch.zeros(in_channels, 1, 1))
+
+    def forward(self, x):
+        return x * self.scale
+
+
+def trained(net):
+    """Give a network weights and statistics that keep maps at a healthy size, and return it."""
+    torch.manual_seed(0)
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+        elif isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight, module.running_var):
+                nn.init.uniform_(tensor, 0.5, 1.5)
+            for tensor in (module.bias, module.running_mean):
+                nn.init.uniform_(tensor, -0.2, 0.2)
+    net.eval()  # MMDetection's returns None
+    return net
+
+
+def start(net, source, prefix=''):
+    """Load the weights of ``source`` into ``net``; return the line of the log."""
+    holder = nn.Module()
+    holder.backbone = net
+    state = {prefix + name: value for name, value in source.state_dict().items()}
+    with warm_starts() as lines:
+        result = (holder if prefix == 'backbone.' else net).load_state_dict(state)
+    assert not result.missing_keys
+    assert not result.unexpected_keys
+    net.eval()
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ('source', 'net'),
+    [
+        (lambda: ResNet(50, **SMALL), lambda: SGEResNet(50, groups=4, **SMALL)),
+        (
+            lambda: LIPResNet(50, **SMALL),
+            lambda: LIPResNet(50, plugins=[SGE_PLUGIN], **SMALL),
+        ),
+        (lambda: LIPResNet(50, **SMALL), lambda: LIPResNetMD(50, **SMALL)),
+        (lambda: DenseNet(9), lambda: LIPDenseNet(9, lip_stem=False)),
+    ],
+    ids=['SGE', 'SGE in LIP', 'modulated deformable', 'transitions'],
+)
+def test_starts_as_exactly_the_plain_network(source, net):
+    source, net = trained(source()), net()
+    start(net.double(), source.double(), 'backbone.')
+    image = torch.rand(2, 3, 64, 96, dtype=torch.float64)
+    with torch.no_grad():
+        for ours, theirs in zip(net(image), source(image)):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('logit', ['SimplifiedLogit', 'ProjectionLogit'])
+@pytest.mark.parametrize(
+    ('source', 'net', 'pool'),
+    [(ResNet, LIPResNet, 'maxpool'), (DenseNet, LIPDenseNet, 'pool0')],
+)
+def test_stem_starts_close_to_max_pooling(source, net, pool, logit):
+    depth = 18 if source is ResNet else 9
+    options = dict(base_channels=16) if source is ResNet else dict(stem_channels=16)
+    net = net(depth, stem_logit=dict(type=logit), **options)
+    line = start(net, trained(source(depth, **options)))
+    assert f'{pool} starts close to max pooling, the others as average pooling' in line
+    assert f'(frozen so: {pool})' not in line
+    x = torch.randn(2, 16, 32, 40).relu()
+    most = F.max_pool2d(x, 3, 2, 1)
+    distance = (getattr(net, pool)(x) - most).norm()
+    average = F.avg_pool2d(x, 3, 2, 1, count_include_pad=False)
+    assert distance < 0.25 * (average - most).norm()
+
+
+@pytest.mark.parametrize('prefix', ['', 'module.', 'backbone.'])
+@pytest.mark.parametrize('depth', [18, 50])
+def test_a_resnets_weights_are_kept(depth, prefix):
+    source = trained(ResNet(depth, **SMALL))
+    net = LIPResNet(depth, frozen_stages=1, **SMALL)
+    line = start(net, source, prefix)
+    conv = 'conv1' if depth == 18 else 'conv2'
+    expected = source.state_dict()
+    for stage in (2, 3, 4):
+        name = f'layer{stage}.0.{conv}.weight'
+        expected[name] = expected[name].sum((2, 3), keepdim=True)
+        assert name in line
+    own = {k: v for k, v in net.state_dict().items() if 'logit' not in k}
+    assert_same_tensors(own, expected)
+    stages = [h for n, h in net.named_modules() if isinstance(h, LogitHead) and 'layer' in n]
+    assert len(stages) == 6
+    assert all(not head.conv.weight.any() for head in stages)
+    assert f'{len(expected) - 3} of {len(expected)} tensors kept' in line
+    assert '(frozen so: maxpool)' in line
+
+
+def test_by_init_cfg(tmp_path):
+    source = trained(ResNet(18, **SMALL))
+    torch.save(dict(state_dict=source.state_dict()), tmp_path / 'resnet.pth')
+    pretrained = dict(type='Pretrained', checkpoint=str(tmp_path / 'resnet.pth'))
+    net = LIPResNet(18, init_cfg=pretrained, **SMALL)
+    with warm_starts() as lines:
+        net.init_weights()
+    assert len(lines) == 1
+    assert torch.equal(net.layer4[1].conv2.weight, source.layer4[1].conv2.weight)
+    assert net.maxpool.logit.conv.weight.sum() == 8  # the identity
+
+
+@pytest.mark.parametrize('options', [{}, dict(stage_logit=dict(type='IdentityLogit', scale=0.0))])
+def test_networks_without_trained_logits_start_too(options):
+    """Also those whose logit modules have no weights that a file could lack."""
+    if options:
+        options['stem_logit'] = dict(type='IdentityLogit', scale=100.0)
+    source = trained(ResNet(50, deep_stem=True, avg_down=True, **SMALL))
+    net = LIPResNet(50, deep_stem=True, avg_down=True, **SMALL, **options)
+    assert 'layer2.0.conv2.weight' in start(net, source)
+    assert torch.equal(net.layer2[0].downsample[1].weight, source.layer2[0].downsample[1].weight)
+
+
+@pytest.mark.parametrize('prefix', ['', 'backbone.'])
+def test_weights_from_before_batches_were_counted(prefix):
+    source = ResNet(50, **SMALL)
+    counts = [name for name in source.state_dict() if 'num_batches' in name]
+    for name in counts:
+        module = source.get_submodule(name.rpartition('.')[0])
+        del module._buffers['num_batches_tracked']
+    start(LIPResNet(50, **SMALL), source, prefix)
+
+
+@pytest.mark.parametrize('logit', ['PlainLogit', 'BottleneckLogit'])
+def test_average_pooling_is_not_frozen_in_place_of_max_pooling(logit):
+    net = LIPResNet(18, frozen_stages=1, stem_logit=dict(type=logit), **SMALL)
+    line = start(net, trained(ResNet(18, **SMALL)))
+    assert f'a {logit} cannot start close to max pooling' in line
+    assert 'frozen' not in line
+    net.train()
+    learning = {name.split('.')[0] for name, p in net.named_parameters() if p.requires_grad}
+    assert learning == {'maxpool', 'layer2', 'layer3', 'layer4'}
+    sum(f.square().mean() for f in net(torch.rand(1, 3, 64, 64))).backward()
+    assert all(p.grad is not None for p in net.maxpool.parameters())
+
+
+def test_trained_lip_is_loaded_as_it_is():
+    """With it there is nothing to start: no line, no other weight."""
+    source = trained(LIPResNet(18, **SMALL))
+    net = LIPResNet(18, **SMALL)
+    with warm_starts() as lines:
+        net.load_state_dict(source.state_dict())
+    assert not lines
+    assert_same_tensors(net.state_dict(), source.state_dict())
+
+
+@pytest.mark.parametrize('prefix', ['', 'backbone.'])
+@pytest.mark.parametrize(
+    ('net', 'source', 'message'),
+    [
+        (dict(depth=50, in_channels=1), dict(depth=50), r'conv1\.weight'),
+        (dict(depth=101), dict(depth=50), 'layer3'),
+        (dict(depth=50), dict(depth=50, base_channels=4), r'layer2\.0\.conv2'),
+    ],
+)
+def test_other_networks_are_not_a_warm_start(net, source, message, prefix):
+    holder = nn.Module()
+    holder.backbone = LIPResNet(**{**SMALL, **net})
+    state = ResNet(**{**SMALL, **source}).state_dict()
+    with pytest.raises(RuntimeError, match=message):
+        (holder if prefix else holder.backbone).load_state_dict(
+            {prefix + name: value for name, value in state.items()}
+        )
+
+
+def test_max_like_start_from_scratch():
+    for logit in (dict(type='SimplifiedLogit'), dict(type='ProjectionLogit')):
+        net = LIPResNet(18, stem_logit=dict(logit, init='max'), **SMALL)
+        net.init_weights()
+        assert net.maxpool.logit.conv.weight.sum() == 8
+        assert not net.layer2[0].residual_logit.conv.weight.any()
+        assert LIPPool2d(8, logit).logit.conv.weight.abs().max() == 0
+    with pytest.raises(InputError, match=r"init is 'average'.* not 'median'"):
+        LIPPool2d(8, dict(type='SimplifiedLogit', init='median'))
