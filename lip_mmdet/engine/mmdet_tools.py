@@ -28,7 +28,7 @@ def train() -> None:
     """
     script = _load_script('train')
     args = script.parse_args()
-    config = _read_config(args)
+    config = read_config(args)
     for loader in ('train_dataloader', 'val_dataloader'):
         check_dataset(config, loader)
     for path in _checkpoints_to_start_from(config, args):
@@ -44,7 +44,7 @@ def test() -> None:
     """
     script = _load_script('test')
     args = script.parse_args()
-    config = _read_config(args)
+    config = read_config(args)
     check_dataset(config, 'test_dataloader')
     check_checkpoint(args.checkpoint)
     _run(script, args.launcher, config)
@@ -71,7 +71,7 @@ def _load_script(name: str) -> ModuleType:
     return module
 
 
-def _read_config(args) -> Config:
+def read_config(args) -> Config:
     """Read the config that a script is about to run, with the command line's changes."""
     if not Path(args.config).is_file():
         raise InputError(f'no config at {args.config}; configs/ has those of this project')

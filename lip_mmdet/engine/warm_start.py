@@ -1,0 +1,100 @@
+"""What a trained ResNet detector keeps when LIP moves in, measured without any training."""
+
+from __future__ import annotations
+
+import os
+from typing import Callable, Iterator, NamedTuple
+
+from mmengine.config import Config
+from mmengine.runner import Runner
+from torch import nn
+
+from lip_mmdet.engine.checkpoints import check_checkpoint
+from lip_mmdet.engine.config_checks import check_dataset
+from lip_mmdet.errors import InputError
+
+FIGURES = {
+    'AP': 'coco/bbox_mAP',
+    'AP50': 'coco/bbox_mAP_50',
+    'AP75': 'coco/bbox_mAP_75',
+    'APS': 'coco/bbox_mAP_s',
+    'APM': 'coco/bbox_mAP_m',
+    'APL': 'coco/bbox_mAP_l',
+}
+_NO_STAGES = (False, False, False, False)
+
+
+class Start(NamedTuple):
+    """One way to put LIP into a detector.
+
+    Attributes:
+        label: what the table calls it.
+        backbone: changes to the config of the backbone.
+        edit: what is done to the backbone after its weights were loaded.
+    """
+
+    label: str
+    backbone: dict
+    edit: Callable[[nn.Module], None] | None = None
+
+
+def _average_stem(backbone: nn.Module) -> None:
+    backbone.maxpool.logit.start('average')
+
+
+def _redraw(backbone: nn.Module) -> None:
+    for name in backbone.replaced_convolutions():
+        convolution = backbone.get_submodule(name.rpartition('.')[0])
+        nn.init.kaiming_normal_(convolution.weight, mode='fan_out', nonlinearity='relu')
+
+
+_LIP = dict(type='LIPResNet')
+STARTS = (
+    Start('the detector as it is', {}),
+    Start('LIP everywhere, as a warm start begins', _LIP),
+    Start('LIP in the stem alone', dict(_LIP, lip_stages=_NO_STAGES)),
+    Start('LIP in the stages alone', dict(_LIP, lip_stem=False)),
+    Start('LIP everywhere, the stem as average pooling', _LIP, _average_stem),
+    Start('LIP everywhere, 1x1 convolutions drawn anew', _LIP, _redraw),
+)
+
+
+def score_starts(config: Config, checkpoint: str | os.PathLike) -> Iterator[tuple[str, dict]]:
+    """Score a plain ResNet detector, then LIP in it by each of :data:`STARTS`, on its test data.
+
+    Args:
+        config: of the detector, whose backbone is MMDetection's ``ResNet`` and whose
+            ``test_evaluator`` is a ``CocoMetric``.
+        checkpoint: its weights.
+
+    Yields:
+        The label of a start and its figures by the names in :data:`FIGURES`, as fractions; -1
+        where the data have no such objects.
+
+    Raises:
+        InputError: another backbone, another evaluator, or unusable data or weights.
+    """
+    backbone = config.model.get('backbone') or {}
+    if backbone.get('type') not in ('ResNet', 'mmdet.ResNet'):
+        raise InputError(
+            f'{config.filename} has a {backbone.get("type")} as backbone; name the config of a '
+            'detector with a ResNet, whose weights are to be kept'
+        )
+    check_dataset(config, 'test_dataloader')
+    check_checkpoint(checkpoint)
+    for number, start in enumerate(STARTS):
+        changed = Config(config.to_dict(), filename=config.filename)
+        changed.model.backbone.update(start.backbone)
+        changed.experiment_name = f'warm_start_{number}'
+        changed.load_from = None
+        runner = Runner.from_cfg(changed)
+        runner.load_checkpoint(str(checkpoint))
+        if start.edit is not None:
+            start.edit(runner.model.backbone)
+        scores = runner.test()
+        if FIGURES['AP'] not in scores:
+            raise InputError(
+                f'{config.filename}: its test_evaluator gives no {FIGURES["AP"]}; set '
+                "test_evaluator to a CocoMetric with metric='bbox'"
+            )
+        yield start.label, {name: scores[key] for name, key in FIGURES.items()}
