@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from backbone_checks import assert_same_tensors, warm_starts
 from mmdet.models import ResNet
 from mmdet.registry import MODELS
+from mmengine.config import Config
+from tiny_detector import run_tool, write_tiny_project
 from torch import nn
 
 from lip_mmdet.backbones import DenseNet, LIPDenseNet, LIPResNet, LIPResNetMD, SGEResNet
@@ -208,3 +210,18 @@ def test_max_like_start_from_scratch():
         assert LIPPool2d(8, logit).logit.conv.weight.abs().max() == 0
     with pytest.raises(InputError, match=r"init is 'average'.* not 'median'"):
         LIPPool2d(8, dict(type='SimplifiedLogit', init='median'))
+
+
+def test_report_of_a_detector(tmp_path):
+    """The command scores each way to put LIP in, and says what it cannot start from."""
+    write_tiny_project(tmp_path)
+    plain = tmp_path / 'plain.py'
+    plain.write_text("_base_ = './tiny.py'\nmodel = dict(backbone=dict(type='ResNet'))\n")
+    torch.save(MODELS.build(Config.fromfile(plain).model).state_dict(), tmp_path / 'plain.pth')
+    run_tool('warm_start.py', 'plain.py', 'plain.pth', '--out-md', 'table.md', folder=tmp_path)
+    head, _, *rows = (tmp_path / 'table.md').read_text().splitlines()
+    assert head == '| start | AP | AP50 | AP75 | APS | APM | APL |'
+    assert [row.count('|') for row in rows] == [8] * 6
+    done = run_tool('warm_start.py', 'tiny.py', 'plain.pth', folder=tmp_path, check=False)
+    assert done.returncode == 2
+    assert 'tiny.py has a LIPResNet as backbone' in done.stderr.splitlines()[-1]

@@ -6,7 +6,7 @@ tools/warm_start.py CONFIG CHECKPOINT [--out-md FILE] [--cfg-options KEY=VALUE .
 import argparse
 from pathlib import Path
 
-from lip_mmdet.errors import InputError, run_tool
+from lip_mmdet.command_line import run_tool
 
 
 def parse_args() -> argparse.Namespace:

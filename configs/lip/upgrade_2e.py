@@ -1,5 +1,5 @@
-# A trained ResNet detector becomes a LIP one in two epochs. Copy this file to where you like, set the
-# two lines below, then train with
+# A trained ResNet detector becomes a LIP one in two epochs. Copy this file to where you like, set
+# the two lines below, then train with
 #   python tools/train.py my_upgrade.py
 # What the same two epochs bring without LIP, to compare with:
 #   python tools/train.py my_upgrade.py --work-dir work_dirs/control \

@@ -6,11 +6,11 @@ import os
 from typing import Callable, Iterator, NamedTuple
 
 from mmengine.config import Config
-from mmengine.runner import Runner
 from torch import nn
 
-from lip_mmdet.engine.checkpoints import check_checkpoint
 from lip_mmdet.engine.config_checks import check_dataset
+from lip_mmdet.engine.runner import TerseRunner
+from lip_mmdet.engine.safe_loading import check_checkpoint
 from lip_mmdet.errors import InputError
 
 FIGURES = {
@@ -87,7 +87,7 @@ def score_starts(config: Config, checkpoint: str | os.PathLike) -> Iterator[tupl
         changed.model.backbone.update(start.backbone)
         changed.experiment_name = f'warm_start_{number}'
         changed.load_from = None
-        runner = Runner.from_cfg(changed)
+        runner = TerseRunner.from_cfg(changed)
         runner.load_checkpoint(str(checkpoint))
         if start.edit is not None:
             start.edit(runner.model.backbone)
