@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import torch
 from mmdet.models.backbones.resnet import BasicBlock, ResNet
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, constant_init
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lip_mmdet.backbones.checkpoints import OfficialNames, check_pretrained, prepare_state_dict
 from lip_mmdet.errors import InputError
 from lip_mmdet.layers import LIPPool2d
+
+
+def in_running_format(x: Tensor, channels_last: bool | None) -> Tensor:
+    """Return images in the memory format that a network runs in; default: channels_last on CPUs."""
+    if channels_last or (channels_last is None and x.device.type == 'cpu'):
+        return x.contiguous(memory_format=torch.channels_last)
+    return x
 
 
 class ReleasedBackbone(BaseModule):
@@ -103,14 +111,14 @@ class ReleasedResNet(ReleasedBackbone, ResNet):
             last = 'norm2' if self.block is BasicBlock else 'norm3'
             for layer in self.res_layers:
                 for block in getattr(self, layer):
-                    nn.init.zeros_(getattr(block, last).weight)
+                    constant_init(getattr(block, last), 0)
 
     def _check_depth(self, depth: int, **only_bottleneck) -> None:
         """Check the depth, and that a basic block is not asked for what it has no place for.
 
         Args:
             depth: as given to the constructor, before it builds anything.
-            **only_bottleneck: options that must be None at depth 18 and 34.
+            **only_bottleneck: options that must be left out at depth 18 and 34.
 
         Raises:
             InputError: no such depth, or no such option at this depth.
@@ -122,7 +130,7 @@ class ReleasedResNet(ReleasedBackbone, ResNet):
         if self.arch_settings[depth][0] is not BasicBlock:
             return
         for option, value in only_bottleneck.items():
-            if value is not None:
+            if value:
                 raise InputError(
                     f"{name}: {option} needs MMDetection's bottleneck block; use depth 50, 101 or "
                     f'152 instead of {depth}'

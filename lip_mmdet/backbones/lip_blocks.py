@@ -134,6 +134,10 @@ class LIPBasicBlock(LIPBlock):
 class LIPBottleneck(LIPBlock):
     """Bottleneck: LIP, then a 1x1 convolution, stand in for the strided 3x3 convolution.
 
+    That is the paper's, for ``style='pytorch'``. In MMDetection's ``style='caffe'`` the first 1x1
+    convolution is the strided one. Our reading of LIP there: it pools the block's input, and all
+    three convolutions follow with their weights, at stride 1.
+
     Args:
         inplanes: channels of the (N, inplanes, H, W) input.
         planes: channels inside; the output has ``4 * planes``.
@@ -142,6 +146,9 @@ class LIPBottleneck(LIPBlock):
         logit: config of the logit module; see :class:`LIPBlock`.
         conv_cfg: config of the convolutions outside the logit module.
         norm_cfg: config of the norms outside the logit module; default ``dict(type='BN')``.
+        style: ``'pytorch'`` or ``'caffe'``, where the plain block has its stride.
+        dilation: of the 3x3 convolution, which is left with ``style='caffe'`` only.
+        dcn: config of the deformable convolution in its place.
         plugins: MMDetection's block plugins, ``after_conv1`` (before LIP), ``after_conv2`` and
             ``after_conv3``.
         init_cfg: MMEngine's initialization config.
@@ -159,23 +166,31 @@ class LIPBottleneck(LIPBlock):
         logit: dict,
         conv_cfg: dict | None = None,
         norm_cfg: dict | None = None,
+        style: str = 'pytorch',
+        dilation: int = 1,
+        dcn: dict | None = None,
         plugins: list[dict] | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(
             inplanes=inplanes,
-            residual_planes=planes,
+            residual_planes=inplanes if style == 'caffe' else planes,
             stride=stride,
             downsample=downsample,
             logit=logit,
             init_cfg=init_cfg,
         )
+        self.pools_first = style == 'caffe'
         norm_cfg = norm_cfg or dict(type='BN')
         outplanes = planes * self.expansion
         self.conv1 = build_conv_layer(conv_cfg, inplanes, planes, 1, bias=False)
         self.norm1_name, norm1 = build_norm_layer(norm_cfg, planes, postfix=1)
         self.add_module(self.norm1_name, norm1)
-        self.conv2 = build_conv_layer(conv_cfg, planes, planes, 1, bias=False)
+        middle, window = conv_cfg, dict(kernel_size=1)
+        if self.pools_first:
+            middle, window = dcn or conv_cfg, dict(kernel_size=3, padding=dilation)
+            window['dilation'] = dilation
+        self.conv2 = build_conv_layer(middle, planes, planes, **window, bias=False)
         self.norm2_name, norm2 = build_norm_layer(norm_cfg, planes, postfix=2)
         self.add_module(self.norm2_name, norm2)
         self.conv3 = build_conv_layer(conv_cfg, planes, outplanes, 1, bias=False)
@@ -192,10 +207,16 @@ class LIPBottleneck(LIPBlock):
     forward_plugin = Bottleneck.forward_plugin
 
     def residual(self, x: Tensor, features: Tensor | None) -> Tensor:
-        """conv1x1 - norm - ReLU - LIP - conv1x1 - norm - ReLU - conv1x1 - norm."""
+        """conv1x1 - norm - ReLU - LIP - conv1x1 - norm - ReLU - conv1x1 - norm.
+
+        With ``style='caffe'`` LIP comes first, and the second convolution is 3x3.
+        """
+        if self.pools_first:
+            x = self.pool(x, features, self.residual_logit)
         out = self.relu(self.norm1(self.conv1(x)))
         out = self.forward_plugin(out, self.after_conv1_plugin_names)
-        out = self.pool(out, features, self.residual_logit)
+        if not self.pools_first:
+            out = self.pool(out, features, self.residual_logit)
         out = self.relu(self.norm2(self.conv2(out)))
         out = self.forward_plugin(out, self.after_conv2_plugin_names)
         out = self.norm3(self.conv3(out))
@@ -211,10 +232,11 @@ def _shared_logits(
     residual_planes: int,
     width: int = DEFAULT_WIDTH,
     gate_coefficient: float | None = DEFAULT_GATE,
+    norm_cfg: dict | None = None,
 ) -> tuple[LogitTrunk, LogitHead, LogitHead]:
     """Build the trunk on the block's input and its two heads, for the residual and the shortcut."""
     return (
-        LogitTrunk(inplanes, width),
-        LogitHead(width, residual_planes, 1, gate_coefficient),
-        LogitHead(width, inplanes, 1, gate_coefficient),
+        LogitTrunk(inplanes, width, norm_cfg),
+        LogitHead(width, residual_planes, 1, gate_coefficient, norm_cfg=norm_cfg),
+        LogitHead(width, inplanes, 1, gate_coefficient, norm_cfg=norm_cfg),
     )

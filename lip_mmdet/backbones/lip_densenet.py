@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Sequence
 
 from mmdet.registry import MODELS
-from torch import nn
+from torch import Tensor, nn
 
+from lip_mmdet.backbones.base import in_running_format
 from lip_mmdet.backbones.checkpoints import OfficialNames
 from lip_mmdet.backbones.densenet import OFFICIAL_RULES, OLDER_NAMES, DenseNet
 from lip_mmdet.errors import InputError
-from lip_mmdet.layers import LIPPool2d
-from lip_mmdet.layers.logit_modules import with_gate
+from lip_mmdet.layers import BottleneckLogit, LIPPool2d, SimplifiedLogit, set_implementation
+from lip_mmdet.layers.logit_modules import logit_class, with_gate
+from lip_mmdet.ops import to_contiguous
 
 # Names in the state dicts of the authors' released networks, and ours.
 LIP_RULES = {
@@ -49,11 +51,14 @@ class LIPDenseNet(DenseNet):
             ``dict(type='BottleneckLogit', width=128)``.
         gate_coefficient: of the soft gate in all of them; None leaves the gate out. A logit config
             that has its own keeps it.
+        implementation: as in :class:`LIPResNet`.
+        channels_last: as in :class:`LIPResNet`; features come out contiguous either way.
         num_stages: number of dense blocks.
         **kwargs: as in :class:`DenseNet`.
 
     Raises:
-        InputError: as in :class:`DenseNet`, or ``lip_transitions`` is of the wrong length.
+        InputError: as in :class:`DenseNet`; ``lip_transitions`` is of the wrong length; there is
+            no such implementation.
 
     Example:
         >>> import torch
@@ -78,6 +83,8 @@ class LIPDenseNet(DenseNet):
         stem_logit: dict | None = None,
         transition_logit: dict | None = None,
         gate_coefficient: float | None = 12.0,
+        implementation: str | None = None,
+        channels_last: bool | None = None,
         num_stages: int = 4,
         **kwargs,
     ) -> None:
@@ -94,7 +101,14 @@ class LIPDenseNet(DenseNet):
         self.transition_logit = with_gate(
             transition_logit or dict(type='BottleneckLogit'), gate_coefficient
         )
+        self.channels_last = channels_last
         super().__init__(depth, num_stages=num_stages, **kwargs)
+        set_implementation(self, implementation)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Map images, (N, in_channels, H, W), to the contiguous features of ``out_indices``."""
+        x = in_running_format(x, self.channels_last)
+        return tuple(to_contiguous(feature) for feature in super().forward(x))
 
     def _make_stem_pool(self, channels: int) -> nn.Module:
         if not self.lip_stem:
@@ -108,3 +122,24 @@ class LIPDenseNet(DenseNet):
 
     def _official_names(self) -> OfficialNames:
         return OfficialNames('classifier', LIP_RULES, OLDER_NAMES)
+
+    def official_state_dict(self) -> dict[str, Tensor]:
+        """Return the state dict under the names of the authors' released code.
+
+        Raises:
+            InputError: the authors released no such network: theirs has depth 121, LIP in the stem
+                and all transitions, and the default kinds of logit modules.
+        """
+        released = (
+            self.depth == 121
+            and self.lip_stem
+            and all(self.lip_transitions)
+            and logit_class(self.stem_logit) is SimplifiedLogit
+            and logit_class(self.transition_logit) is BottleneckLogit
+        )
+        if not released:
+            raise InputError(
+                'official names exist for depth 121 with LIP in the stem and all transitions and '
+                'the default kinds of logit modules only'
+            )
+        return super().official_state_dict()

@@ -16,7 +16,7 @@ from mmdet.registry import MODELS
 from mmengine.model import Sequential
 from torch import Tensor, nn
 
-from lip_mmdet.backbones.base import ReleasedResNet
+from lip_mmdet.backbones.base import ReleasedResNet, in_running_format
 from lip_mmdet.backbones.checkpoints import OfficialNames
 from lip_mmdet.backbones.lip_blocks import LIPBasicBlock, LIPBottleneck
 from lip_mmdet.errors import InputError
@@ -92,15 +92,16 @@ class LIPResNet(ReleasedResNet):
             where it is faster (``docs/performance.md``). Features come out contiguous either way,
             for mmcv's RoIAlign misreads other formats. Networks with ``dcn`` run contiguous, for so
             do mmcv's deformable convolutions.
+        style: as in ``mmdet.models.ResNet``; the paper's is ``'pytorch'``. See
+            :class:`~lip_mmdet.backbones.lip_blocks.LIPBottleneck` for ours of ``'caffe'``.
         **kwargs: as in ``mmdet.models.ResNet``. In a LIP block ``avg_down`` changes nothing but the
             numbering of the shortcut's layers, for LIP stands where the average pooling would;
             ``dcn`` finds no 3x3 convolution there; ``dilations`` count in the blocks that follow.
 
     Raises:
         InputError: unknown depth; ``lip_stages`` of the wrong length or true for a stage without
-            stride; ``style='caffe'`` with LIP in a bottleneck; ``channels_last=True`` with
-            ``dcn``; ``dcn`` or ``plugins`` at depth 18 or 34, whose basic block has no place for
-            them.
+            stride; ``channels_last=True`` with ``dcn``; ``dcn`` or ``plugins`` at depth 18 or 34,
+            whose basic block has no place for them.
 
     Example:
         >>> import torch
@@ -137,12 +138,6 @@ class LIPResNet(ReleasedResNet):
         if lip_stages is None:
             lip_stages = [stride > 1 for stride in strides]
         _check_stages(name, lip_stages, strides, num_stages)
-        bottleneck = self.arch_settings[depth][0] is not BasicBlock
-        if bottleneck and style == 'caffe' and any(lip_stages):
-            raise InputError(
-                f"{name}: style='caffe' strides the first 1x1 convolution, LIP replaces the "
-                "strided 3x3 of style='pytorch'; use that style, or switch lip_stages off"
-            )
         if channels_last and dcn is not None:
             raise InputError(
                 f"{name}: mmcv's deformable convolutions misread channels_last maps; leave "
@@ -159,7 +154,7 @@ class LIPResNet(ReleasedResNet):
             strides=strides,
             style=style,
             dcn=dcn,
-            plugins=plugins,
+            plugins=plugins or None,
             **kwargs,
         )
         set_implementation(self, implementation)
@@ -170,12 +165,13 @@ class LIPResNet(ReleasedResNet):
         with_cp, kwargs['with_cp'] = kwargs['with_cp'], False
         if not self.lip_stages[stage]:
             return Stage(*super().make_res_layer(**kwargs), with_cp=with_cp)
-        first = self._make_lip_block(**kwargs)
         # LIP took the place of the convolution that would have fallen back.
-        dcn = kwargs['dcn'] and {
-            k: v for k, v in kwargs['dcn'].items() if k != 'fallback_on_stride'
-        }
-        rest = dict(kwargs, dcn=dcn, stride=1, num_blocks=kwargs['num_blocks'] - 1)
+        dcn = kwargs['dcn'] and dict(kwargs['dcn'])
+        if dcn:
+            dcn.pop('fallback_on_stride', None)
+        kwargs['dcn'] = dcn
+        first = self._make_lip_block(**kwargs)
+        rest = dict(kwargs, stride=1, num_blocks=kwargs['num_blocks'] - 1)
         rest['inplanes'] = kwargs['planes'] * kwargs['block'].expansion
         return Stage(first, *ResLayer(**rest), with_cp=with_cp)
 
@@ -190,7 +186,14 @@ class LIPResNet(ReleasedResNet):
         if avg_down:
             # Checkpoints of networks that pool here number the two layers 1 and 2.
             downsample.insert(0, nn.Identity())
-        only_bottleneck = {} if block is BasicBlock else dict(plugins=plugins)
+        only_bottleneck = {}
+        if block is not BasicBlock:
+            only_bottleneck = dict(
+                plugins=plugins,
+                style=self.style,
+                dilation=kwargs['dilation'],
+                dcn=kwargs['dcn'],
+            )
         lip_block = LIPBasicBlock if block is BasicBlock else LIPBottleneck
         return lip_block(
             inplanes,
@@ -211,14 +214,13 @@ class LIPResNet(ReleasedResNet):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Map images, (N, in_channels, H, W), to the contiguous features of ``out_indices``."""
-        if self.dcn is not None:
-            x = x.contiguous()
-        elif self.channels_last or (self.channels_last is None and x.device.type == 'cpu'):
-            x = x.contiguous(memory_format=torch.channels_last)
+        x = x.contiguous() if self.dcn else in_running_format(x, self.channels_last)
         return tuple(to_contiguous(feature) for feature in super().forward(x))
 
     def replaced_convolutions(self) -> set[str]:
         """Return the 1x1 convolutions that, after LIP, stand for a strided 3x3 one."""
+        if self.block is not BasicBlock and self.style == 'caffe':
+            return set()
         name = 'conv1' if self.block is BasicBlock else 'conv2'
         return {f'{block}{name}.weight' for block in self._lip_blocks()}
 
@@ -235,6 +237,7 @@ class LIPResNet(ReleasedResNet):
             and self.lip_stages == tuple(stride > 1 for stride in self.strides)
             and logit_class(self.stem_logit) is SimplifiedLogit
             and logit_class(self.stage_logit) is BottleneckLogit
+            and self.style == 'pytorch'
             and self.dcn is None
             and self.plugins is None
         )

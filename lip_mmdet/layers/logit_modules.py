@@ -17,9 +17,11 @@ module             layers                                     where the paper ha
 from __future__ import annotations
 
 import inspect
+from numbers import Integral
 
+from mmcv.cnn import build_norm_layer
 from mmdet.registry import MODELS
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, constant_init
 from torch import Tensor, nn
 
 from lip_mmdet.errors import InputError
@@ -29,6 +31,13 @@ from lip_mmdet.layers.soft_gate import SoftGate
 
 DEFAULT_WIDTH = 128
 DEFAULT_GATE = 12.0
+
+
+def build_logit_norm(norm_cfg: dict | None, channels: int) -> nn.Module:
+    """Build the norm of a logit module: the paper's instance norm where no other is configured."""
+    if norm_cfg is None:
+        return InstanceNorm2d(channels)
+    return build_norm_layer(norm_cfg, channels)[1]
 
 
 def pool_by_importance(
@@ -72,6 +81,7 @@ class LogitHead(PoolingLogit):
         kernel_size: odd size of the convolution.
         gate_coefficient: the soft gate's; None leaves the gate out (an ablation).
         init: ``'average'`` or ``'max'``, the pooling that LIP starts as or close to.
+        norm_cfg: config of the norm; default: :class:`~lip_mmdet.layers.InstanceNorm2d`.
 
     Raises:
         InputError: another ``init``, or ``'max'`` where the features are not the map to pool.
@@ -84,6 +94,7 @@ class LogitHead(PoolingLogit):
         kernel_size: int,
         gate_coefficient: float | None = DEFAULT_GATE,
         init: str = 'average',
+        norm_cfg: dict | None = None,
     ) -> None:
         super().__init__()
         if init not in ('average', 'max') or (init == 'max' and in_channels != out_channels):
@@ -94,7 +105,7 @@ class LogitHead(PoolingLogit):
         self.conv = nn.Conv2d(
             in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False
         )
-        self.norm = InstanceNorm2d(out_channels)
+        self.norm = build_logit_norm(norm_cfg, out_channels)
         self.gate = nn.Identity() if gate_coefficient is None else SoftGate(gate_coefficient)
         self.init = init
         self.start(init)
@@ -104,8 +115,7 @@ class LogitHead(PoolingLogit):
         nn.init.zeros_(self.conv.weight)
         if init == 'max':
             nn.init.dirac_(self.conv.weight)
-        nn.init.ones_(self.norm.weight)
-        nn.init.zeros_(self.norm.bias)
+        constant_init(self.norm, 1)
 
     def init_weights(self) -> None:
         """Start anew, for a backbone's own ``init_cfg`` has drawn every convolution."""
@@ -133,20 +143,23 @@ class LogitTrunk(BaseModule):
     Args:
         in_channels: channels of the input.
         width: channels of the features; 64, 128 and 256 in the paper, 128 in the released networks.
+        norm_cfg: config of the norms; default: :class:`~lip_mmdet.layers.InstanceNorm2d`.
 
     Raises:
-        ValueError: the width is not a positive int.
+        InputError: the width is not a positive int.
     """
 
-    def __init__(self, in_channels: int, width: int = DEFAULT_WIDTH) -> None:
+    def __init__(
+        self, in_channels: int, width: int = DEFAULT_WIDTH, norm_cfg: dict | None = None
+    ) -> None:
         super().__init__()
-        if not (isinstance(width, int) and width > 0):
-            raise ValueError(f'the width of a logit module is a positive int, not {width!r}')
+        if not (isinstance(width, Integral) and width > 0):
+            raise InputError(f'the width of a logit module is a positive int, not {width!r}')
         self.width = width
         self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
-        self.norm1 = InstanceNorm2d(width)
+        self.norm1 = build_logit_norm(norm_cfg, width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.norm2 = InstanceNorm2d(width)
+        self.norm2 = build_logit_norm(norm_cfg, width)
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -163,6 +176,7 @@ class SimplifiedLogit(LogitHead):
         in_channels: channels of the map to pool, (N, in_channels, H, W).
         gate_coefficient: the soft gate's; None leaves the gate out.
         init: ``'average'`` or ``'max'``, the pooling that LIP starts as or close to.
+        norm_cfg: config of the norm; default: :class:`~lip_mmdet.layers.InstanceNorm2d`.
     """
 
     def __init__(
@@ -170,8 +184,9 @@ class SimplifiedLogit(LogitHead):
         in_channels: int,
         gate_coefficient: float | None = DEFAULT_GATE,
         init: str = 'average',
+        norm_cfg: dict | None = None,
     ) -> None:
-        super().__init__(in_channels, in_channels, 3, gate_coefficient, init)
+        super().__init__(in_channels, in_channels, 3, gate_coefficient, init, norm_cfg)
 
 
 @MODELS.register_module()
@@ -182,6 +197,7 @@ class ProjectionLogit(LogitHead):
         in_channels: channels of the map to pool, (N, in_channels, H, W).
         gate_coefficient: the soft gate's; None leaves the gate out.
         init: ``'average'`` or ``'max'``, the pooling that LIP starts as or close to.
+        norm_cfg: config of the norm; default: :class:`~lip_mmdet.layers.InstanceNorm2d`.
     """
 
     def __init__(
@@ -189,8 +205,9 @@ class ProjectionLogit(LogitHead):
         in_channels: int,
         gate_coefficient: float | None = DEFAULT_GATE,
         init: str = 'average',
+        norm_cfg: dict | None = None,
     ) -> None:
-        super().__init__(in_channels, in_channels, 1, gate_coefficient, init)
+        super().__init__(in_channels, in_channels, 1, gate_coefficient, init, norm_cfg)
 
 
 @MODELS.register_module()
@@ -201,9 +218,10 @@ class BottleneckLogit(PoolingLogit):
         in_channels: channels of the map to pool, (N, in_channels, H, W).
         width: channels of the trunk.
         gate_coefficient: the soft gate's; None leaves the gate out.
+        norm_cfg: config of the norms; default: :class:`~lip_mmdet.layers.InstanceNorm2d`.
 
     Raises:
-        ValueError: the width is not a positive int.
+        InputError: the width is not a positive int.
     """
 
     def __init__(
@@ -211,10 +229,11 @@ class BottleneckLogit(PoolingLogit):
         in_channels: int,
         width: int = DEFAULT_WIDTH,
         gate_coefficient: float | None = DEFAULT_GATE,
+        norm_cfg: dict | None = None,
     ) -> None:
         super().__init__()
-        self.trunk = LogitTrunk(in_channels, width)
-        self.head = LogitHead(width, in_channels, 1, gate_coefficient)
+        self.trunk = LogitTrunk(in_channels, width, norm_cfg)
+        self.head = LogitHead(width, in_channels, 1, gate_coefficient, norm_cfg=norm_cfg)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map the (N, in_channels, H, W) map to pool to its logit, of the same shape."""

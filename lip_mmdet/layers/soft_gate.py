@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from lip_mmdet.errors import InputError
+
 
 class SoftGate(nn.Module):
     """``coefficient * sigmoid(x)``, so that an importance lies in ``1 .. e^coefficient``.
@@ -12,13 +14,13 @@ class SoftGate(nn.Module):
         coefficient: the largest logit; 12 in the paper.
 
     Raises:
-        ValueError: the coefficient is not positive.
+        InputError: the coefficient is not positive.
     """
 
     def __init__(self, coefficient: float = 12.0) -> None:
         super().__init__()
         if not coefficient > 0:
-            raise ValueError(f'the soft gate needs a positive coefficient, not {coefficient}')
+            raise InputError(f'the soft gate needs a positive coefficient, not {coefficient}')
         self.coefficient = coefficient
 
     def forward(self, x: Tensor) -> Tensor:
