@@ -25,7 +25,8 @@ class BuildWithConfigs(build_py):
             return
         target = Path(self.build_lib) / 'lip_mmdet' / '.mim'
         shutil.rmtree(target, ignore_errors=True)
-        ignore = shutil.ignore_patterns('__pycache__', '*.pyc')
+        # What only a checkout needs stays out.
+        ignore = shutil.ignore_patterns('__pycache__', '*.pyc', 'demo.py', 'shapes.py')
         for folder in ('configs', 'tools'):
             shutil.copytree(ROOT / folder, target / folder, ignore=ignore)
         shutil.copy(ROOT / 'model-index.yml', target / 'model-index.yml')

@@ -8,8 +8,8 @@ import pytest
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmengine.hub import get_config
+from shapes import make_shapes_dataset
 
-from lip_mmdet.demo.shapes import make_shapes_dataset
 from lip_mmdet.engine.config_checks import check_dataset
 from lip_mmdet.errors import InputError
 

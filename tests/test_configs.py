@@ -13,10 +13,10 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
+from shapes import CLASSES, make_shapes_dataset
 
 import lip_mmdet.plugin  # noqa: F401
 from lip_mmdet import config_path
-from lip_mmdet.demo.shapes import CLASSES, make_shapes_dataset
 from lip_mmdet.engine.config_checks import check_dataset
 
 ROOT = Path(config_path())

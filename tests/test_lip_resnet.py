@@ -301,7 +301,7 @@ OPTIONS = {
     'stride in the first stage': dict(strides=(2, 2, 2, 2)),
     'stride 4': dict(strides=(1, 2, 2, 4)),
     'one output': dict(out_indices=(3,)),
-    'caffe style without LIP in stages': dict(style='caffe', lip_stages=(False,) * 4),
+    'caffe style': dict(style='caffe'),
     'caffe style of basic blocks': dict(depth=18, style='caffe'),
     'deep stem': dict(deep_stem=True),
     'average down': dict(avg_down=True),
@@ -484,10 +484,12 @@ def test_a_copy_works():
         ),
         (dict(depth=50, lip_stages=(False, True)), 'as many lip_stages and strides'),
         (dict(depth=50, strides=(1, 2)), 'num_stages=4'),
-        (dict(depth=50, style='caffe'), "style='pytorch'"),
         (dict(depth=50, dcn=dict(type='DCNv2'), channels_last=True), 'channels_last out where dcn'),
         (dict(depth=18, dcn=dict(type='DCNv2')), 'dcn needs .* instead of 18'),
-        (dict(depth=34, plugins=[]), 'plugins needs .* instead of 34'),
+        (
+            dict(depth=34, plugins=[dict(cfg=dict(type='SGE'), position='after_conv3')]),
+            'plugins needs .* instead of 34',
+        ),
     ],
 )
 def test_bad_options_say_why_in_one_line(kwargs, message):

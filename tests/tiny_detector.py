@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lip_mmdet.demo.shapes import make_shapes_dataset
+from shapes import make_shapes_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
 

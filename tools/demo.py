@@ -28,7 +28,8 @@ What to do next:
 
 def main() -> None:
     os.chdir(ROOT)
-    from lip_mmdet.demo.shapes import make_shapes_dataset
+    from shapes import make_shapes_dataset
+
     from lip_mmdet.evaluation import load_detections, load_ground_truth
     from lip_mmdet.visualization import plot_detections_beside_truth, plot_training
 

@@ -1,4 +1,4 @@
-"""What the backbones share beside their forward pass: released weights, freezing, train modes."""
+"""What the backbones share beside their forward pass: weights they take, freezing, train modes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def in_running_format(x: Tensor, channels_last: bool | None) -> Tensor:
     return x
 
 
-class ReleasedBackbone(BaseModule):
+class WarmStartBackbone(BaseModule):
     """A backbone whose authors released weights under names of their own.
 
     Stands before MMDetection's class, if there is one, among the bases. A subclass says what its
@@ -56,7 +56,7 @@ class ReleasedBackbone(BaseModule):
         check_pretrained(self)
         super().init_weights()
 
-    def train(self, mode: bool = True) -> ReleasedBackbone:
+    def train(self, mode: bool = True) -> WarmStartBackbone:
         """Set the mode, keep frozen stages and norms as they are, and return the network."""
         super().train(mode)
         self._freeze_stages()
@@ -99,8 +99,8 @@ class ReleasedBackbone(BaseModule):
         return {names.to_official(name): value for name, value in self.state_dict().items()}
 
 
-class ReleasedResNet(ReleasedBackbone, ResNet):
-    """MMDetection's ResNet as a released backbone; zeroes the residual branches when built.
+class WarmStartResNet(WarmStartBackbone, ResNet):
+    """MMDetection's ResNet with warm starts; zeroes the residual branches when built.
 
     MMDetection does the latter in ``init_weights`` only, which it does again.
     """

@@ -84,7 +84,7 @@ def check_pretrained(module: nn.Module) -> None:
     """Check that what a backbone's ``init_cfg`` starts from can be had.
 
     Args:
-        module: a :class:`~lip_mmdet.backbones.base.ReleasedBackbone`.
+        module: a :class:`~lip_mmdet.backbones.base.WarmStartBackbone`.
 
     Raises:
         InputError: a local file is not there, and the message names the other two ways to start;

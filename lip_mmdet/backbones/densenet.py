@@ -15,7 +15,7 @@ from mmdet.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from lip_mmdet.backbones.base import ReleasedBackbone
+from lip_mmdet.backbones.base import WarmStartBackbone
 from lip_mmdet.backbones.checkpoints import OfficialNames
 from lip_mmdet.errors import InputError
 
@@ -127,7 +127,7 @@ class Transition(BaseModule):
 
 
 @MODELS.register_module()
-class DenseNet(ReleasedBackbone):
+class DenseNet(WarmStartBackbone):
     """DenseNet as a backbone: features at strides 4, 8, 16 and 32.
 
     The features are the outputs of the dense blocks. Those of the first three are the plain

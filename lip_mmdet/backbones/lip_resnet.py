@@ -16,7 +16,7 @@ from mmdet.registry import MODELS
 from mmengine.model import Sequential
 from torch import Tensor, nn
 
-from lip_mmdet.backbones.base import ReleasedResNet, in_running_format
+from lip_mmdet.backbones.base import WarmStartResNet, in_running_format
 from lip_mmdet.backbones.checkpoints import OfficialNames
 from lip_mmdet.backbones.lip_blocks import LIPBasicBlock, LIPBottleneck
 from lip_mmdet.errors import InputError
@@ -61,7 +61,7 @@ class Stage(Sequential):
 
 
 @MODELS.register_module()
-class LIPResNet(ReleasedResNet):
+class LIPResNet(WarmStartResNet):
     """ResNet with LIP for its max pooling and in its downsampling blocks.
 
     Takes everything that MMDetection's ``ResNet`` takes, with the same meaning, and what is listed

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from mmdet.registry import MODELS
 
-from lip_mmdet.backbones.base import ReleasedResNet
+from lip_mmdet.backbones.base import WarmStartResNet
 from lip_mmdet.backbones.checkpoints import OfficialNames
 
 
 @MODELS.register_module()
-class SGEResNet(ReleasedResNet):
+class SGEResNet(WarmStartResNet):
     """ResNet with Spatial Group-wise Enhance after the last norm of each residual branch.
 
     It is MMDetection's ``ResNet`` with the plugin
