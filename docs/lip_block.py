@@ -34,7 +34,7 @@ ARROWS = [
 
 
 def box(x: int, y: int, name: str, detail: str, fill: str) -> str:
-    wide = 160 if ',' in name else 144
+    wide = 160 if 'conv 1x1,' in name else 144
     color = 'white' if fill == LIP else INK
     lines = [name, detail]
     texts = ''.join(
