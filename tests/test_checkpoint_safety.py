@@ -159,6 +159,8 @@ def test_an_address_is_checked_as_a_file_is(project, address, monkeypatch):
     assert not witness.exists()
     torch.save(dict(state_dict=dict(a=torch.ones(2))), project[0] / 'good.pth')
     assert load(f'{address}/good.pth')['state_dict']['a'].tolist() == [1, 1]
+    with pytest.raises(InputError, match=r'nowhere.pth cannot be fetched \(HTTP Error 404'):
+        load(f'{address}/nowhere.pth')
 
 
 @needs_weights_only

@@ -9,7 +9,14 @@ val_annotations, val_images = 'annotations/val.json', 'val/'
 classes = ('cat', 'dog')  # as the annotation files name them
 
 # --- nothing below needs an edit ---------------------------------------------------------------
-model = dict(roi_head=dict(bbox_head=dict(num_classes=len(classes))))
+model = dict(
+    # A plain ResNet-50 trained on ImageNet, fetched once; LIP starts from what it knows. With the
+    # authors' LIP weights: 'checkpoints/lip_resnet-50.pth'.
+    backbone=dict(
+        init_cfg=dict(checkpoint='https://download.pytorch.org/models/resnet50-0676ba61.pth')
+    ),
+    roi_head=dict(bbox_head=dict(num_classes=len(classes))),
+)
 train_dataloader = dict(
     dataset=dict(
         data_root=data_root,

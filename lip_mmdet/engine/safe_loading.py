@@ -125,7 +125,11 @@ def _checked(path: str | os.PathLike) -> Iterator[None]:
             raise _refused(path) from error
         raise _unreadable(path) from error
     except _SIGNS_OF_DAMAGE as error:
-        if not local or _is_whole(path):  # the fault lies elsewhere: the network, the device
+        if not local and isinstance(error, OSError):
+            raise InputError(
+                f'{path} cannot be fetched ({error}): name the path of a copy in its place'
+            ) from error
+        if not local or _is_whole(path):  # the fault lies elsewhere, such as with the device
             raise
         raise _unreadable(path) from error
 
