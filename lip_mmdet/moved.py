@@ -6,7 +6,7 @@ import sys
 
 # Module or member of a package in 0.1 -> what stands for it.
 MOVED = {
-    'lip_mmdet.demo': 'tools/demo.py of a checkout (the generated data set left the package)',
+    'lip_mmdet.demo': 'tools/shapes.py of a checkout',
     'lip_mmdet.engine.checkpoints': 'lip_mmdet.engine.safe_loading',
     'lip_mmdet.ops.gated_lip2d_reference': 'lip_mmdet.ops.formula.gated_lip2d',
     'lip_mmdet.ops.instance_norm_reference': 'lip_mmdet.ops.formula.instance_norm',
