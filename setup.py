@@ -48,6 +48,7 @@ setup(
     install_requires=[
         'torch>=1.13',
         'packaging',
+        'msgspec',
         'pycocotools',
         'rich',
         'matplotlib>=3.7',

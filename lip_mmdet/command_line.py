@@ -2,27 +2,53 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import warnings
-from typing import Callable
+from typing import Callable, NoReturn
 
 from lip_mmdet.errors import InputError
+
+# What the machine refuses, whatever the program does: no defect, so no traceback.
+_MACHINE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENOTDIR,
+    errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.EEXIST,
+}  # fmt: skip
 
 
 def run_tool(main: Callable[[], None]) -> None:
     """Run a command-line tool's ``main`` and leave the process with its exit status.
 
-    An :class:`~lip_mmdet.errors.InputError` becomes one line on standard error and status 2, Ctrl-C
-    status 130; any other exception is a defect of ours and keeps its traceback.
+    An :class:`~lip_mmdet.errors.InputError`, and what the machine refuses such as a full disk,
+    becomes one line on standard error and status 2, Ctrl-C status 130; any other exception is a
+    defect of ours and keeps its traceback. What the terminal's encoding lacks is printed as a
+    replacement character.
     """
     # MMEngine and mmcv import it; whoever runs a tool can do nothing about that.
     warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'):
+            stream.reconfigure(errors='replace')
     try:
         main()
+        sys.stdout.flush()
     except InputError as error:
-        line = ' '.join(str(error).split())
-        print(f'error: {line}', file=sys.stderr)
-        sys.exit(2)
+        _fail(str(error))
+    except BrokenPipeError:  # whoever read the output, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in _MACHINE:
+            raise
+        where = f' {error.filename}' if error.filename else ''
+        _fail(f'cannot write or read{where}: {error.strerror}')
     except KeyboardInterrupt:
         print('interrupted; nothing was left half-written', file=sys.stderr)
         sys.exit(130)
+
+
+def _fail(message: str) -> NoReturn:
+    line = ' '.join(message.split())
+    print(f'error: {line}', file=sys.stderr)
+    sys.exit(2)

@@ -1,7 +1,8 @@
 """Everything MMDetection gets to know of this package, by importing this module.
 
 In a config: ``custom_imports = dict(imports=['lip_mmdet.plugin'])``. That registers the backbones,
-layers and the metric, and lets checkpoints that MMEngine's Runner saved be loaded on torch >= 2.6.
+layers, the metric and the check of a run's data, and lets checkpoints that MMEngine's Runner saved
+be loaded on torch >= 2.6.
 
 Raises:
     DependencyError: torch, mmcv, mmengine or mmdet is missing or out of range.
@@ -12,10 +13,10 @@ from lip_mmdet.dependencies import NEEDED, require
 require(*NEEDED)
 
 from lip_mmdet import backbones, layers  # noqa: E402
-from lip_mmdet.engine import launch  # noqa: E402
+from lip_mmdet.engine import config_checks, launch  # noqa: E402
 from lip_mmdet.engine.safe_loading import make_loading_safe  # noqa: E402
 from lip_mmdet.evaluation import coco_metric  # noqa: E402
 
 make_loading_safe()
 
-__all__ = ['backbones', 'coco_metric', 'launch', 'layers']
+__all__ = ['backbones', 'coco_metric', 'config_checks', 'launch', 'layers']

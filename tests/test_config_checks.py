@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 from shapes import make_shapes_dataset
 
-from lip_mmdet.engine.config_checks import check_dataset
+from lip_mmdet.engine.config_checks import _judged, check_data
 from lip_mmdet.errors import InputError
 
 
@@ -32,6 +32,11 @@ def data(tmp_path_factory):
         content = {k: v for k, v in {**sound, **change}.items() if v is not None}
         (folder / f'{name}.json').write_text(json.dumps(content))
     return folder
+
+
+def checked(config, loader):
+    _judged.clear()  # the same data in every test
+    return check_data(config, loader)
 
 
 def config(data, wrapped=False, num_classes=3, **dataset):
@@ -56,8 +61,8 @@ def config(data, wrapped=False, num_classes=3, **dataset):
 
 @pytest.mark.parametrize('wrapped', [False, True])
 def test_a_sound_config_passes(data, wrapped):
-    check_dataset(config(data, wrapped), 'train_dataloader')
-    check_dataset(config(data, wrapped), 'val_dataloader')  # has none
+    checked(config(data, wrapped), 'train_dataloader')
+    checked(config(data, wrapped), 'val_dataloader')  # has none
 
 
 @pytest.mark.parametrize(
@@ -77,15 +82,18 @@ def test_mmdetections_own_configs_agree_with_themselves(monkeypatch, tmp_path, n
     config = get_config(f'mmdet::{name}')
     categories = [dict(id=i, name=c) for i, c in enumerate(CocoDataset.METAINFO['classes'])]
     content = dict(images=[], annotations=[], categories=categories)
-    content['images'] = [dict(id=1, file_name='a.jpg', width=9, height=9)]
+    content['images'] = [dict(id=1, file_name='a.jpg', width=99, height=99)]
+    box = dict(image_id=1, category_id=1, bbox=[1, 1, 9, 9], area=81, iscrowd=0)
+    content['annotations'] = [dict(box, id=1, segmentation=[[1, 1, 9, 1, 9, 9]])]
     monkeypatch.chdir(tmp_path)
     annotations = tmp_path / 'data/coco/annotations'
     annotations.mkdir(parents=True)
     for split in ('train2017', 'val2017'):
         (tmp_path / 'data/coco' / split).mkdir()
         (annotations / f'instances_{split}.json').write_text(json.dumps(content))
+        (tmp_path / 'data/coco' / split / 'a.jpg').touch()
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        check_dataset(config, loader)
+        checked(config, loader)
 
 
 @pytest.mark.parametrize('wrapped', [False, True])
@@ -98,20 +106,23 @@ def test_mmdetections_own_configs_agree_with_themselves(monkeypatch, tmp_path, n
         (dict(ann_file='cut.json'), 'cut.json'),
         (dict(ann_file='results.json'), 'results.json'),
         (dict(ann_file='labels.json'), 'labels.json'),
-        (dict(ann_file='unsized.json'), 'unsized.json: MMDetection needs width and height'),
+        (
+            dict(ann_file='unsized.json'),
+            'unsized.json: image number 1 has no width .2 such of 2.; MMDetection needs it',
+        ),
         (dict(ann_file='boxless.json'), 'boxless.json.* bbox'),
-        (dict(ann_file='unlabelled.json'), 'unlabelled.json.* annotations'),
+        (dict(ann_file='unlabelled.json'), 'nothing to train on: 0 boxes in 2 images'),
         (dict(ann_file='words.json'), 'words.json'),
-        (dict(metainfo=dict(classes=('square', 'ring', 'triangle'))), "no category 'ring'; it has"),
+        (dict(metainfo=dict(classes=('square', 'ring', 'triangle'))), 'no category "ring"; it has'),
         (
             dict(metainfo=dict(classes=('square',))),
             r'bbox_head\[0\].num_classes is 3, .* 1 classes',
         ),
         (dict(num_classes=80), r'num_classes is 80, but train_dataloader.dataset has 3 classes'),
-        (dict(metainfo=dict(), num_classes=3), "no category 'person'"),
+        (dict(metainfo=dict(), num_classes=3), 'no category "person"'),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(data, change, message, wrapped):
     with pytest.raises(InputError, match=message) as error:
-        check_dataset(config(data, wrapped, **change), 'train_dataloader')
+        checked(config(data, wrapped, **change), 'train_dataloader')
     assert '\n' not in str(error.value)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,10 +19,21 @@ from lip_mmdet import evaluation
 from lip_mmdet.command_line import run_tool
 from lip_mmdet.errors import InputError
 from lip_mmdet.evaluation import tables
+from lip_mmdet.evaluation.coco_file import clean
 from lip_mmdet.evaluation.collector import collector_paused
-from lip_mmdet.files import replace_on_success, write_json
+from lip_mmdet.files import replace_on_success, write_json, write_text
+
+# What says how to score and what to write, which a submission does neither of.
+_SCORING = (
+    'backend', 'classes', 'max_dets', 'category_shift', 'as_coco', 'reference', 'baseline',
+    'resamples', 'seed', 'per_class', 'label', 'out_json', 'out_csv', 'out_md', 'report',
+)  # fmt: skip
+
+_STDOUT = ('/dev/stdout', '/dev/fd/1', '/proc/self/fd/1')
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from lip_mmdet.engine.inference import DetectionFiles
 
 
@@ -37,6 +48,18 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--split', choices=evaluation.SPLITS, help='find the annotations of COCO')
     parser.add_argument('--data-root', metavar='DIR', default='data/coco', help='where COCO is')
     parser.add_argument('--backend', choices=evaluation.BACKENDS, default='auto')
+    parser.add_argument('--classes', metavar='A,B', help='score these categories only, by name')
+    parser.add_argument(
+        '--max-dets', type=int, default=100, metavar='N', help='of a class in an image (COCO: 100)'
+    )
+    parser.add_argument(
+        '--category-shift',
+        type=int,
+        default=0,
+        metavar='N',
+        help='add N to the class ids of results',
+    )
+    parser.add_argument('--as-coco', action='store_true', help="score LVIS files by COCO's rules")
 
     against = parser.add_argument_group('comparison')
     against.add_argument('--reference', metavar='NAME', help='a published result to compare with')
@@ -66,10 +89,22 @@ def parse_args() -> argparse.Namespace:
     model = parser.add_argument_group('inference')
     model.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE')
     model.add_argument('--work-dir', metavar='DIR', help='where logs and results go')
+    model.add_argument(
+        '--allow-partial',
+        action='store_true',
+        help='go on with a checkpoint of other classes, or that fits the model in part',
+    )
     model.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     # Older versions of torch's launcher pass it to the processes they start.
     model.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.label = clean(args.label)
+    args.unused_by_submission = [
+        action.option_strings[0]
+        for action in parser._actions
+        if action.dest in _SCORING and getattr(args, action.dest) != action.default
+    ]
+    return args
 
 
 def main() -> None:
@@ -86,6 +121,8 @@ def main() -> None:
         if files is None:
             return
         args.ann, args.results = str(files.ann_file), str(files.results)
+        if args.classes is None and files.classes:
+            args.classes = files.classes
         args.images = args.images or str(files.image_folder)
     if args.submission:
         write_submission(args)
@@ -97,6 +134,11 @@ def check_combination(args: argparse.Namespace) -> None:
     """Raise InputError where arguments are missing or exclude each other."""
     if args.ann and args.split:
         raise InputError('give either --ann FILE or --split NAME, not both')
+    if (args.submission or args.check_submission) and args.unused_by_submission:
+        which = 'submission' if args.submission else 'check-submission'
+        raise InputError(
+            f'--{which} does not use {", ".join(args.unused_by_submission)}; leave it out'
+        )
     if args.check_submission:
         if not (args.ann or args.split):
             raise InputError('--check-submission needs --ann image_info_test-dev2017.json')
@@ -114,8 +156,11 @@ def check_combination(args: argparse.Namespace) -> None:
         raise InputError('test-dev is scored by its server: add --submission DIR --alg NAME')
     if args.images and not Path(args.images).is_dir():
         raise InputError(f'--images {args.images} is not a folder; name the one with the images')
-    if args.resamples < 1:
-        raise InputError(f'--resamples is {args.resamples}; it has to be at least 1')
+    for name, least in (('resamples', 1), ('seed', 0), ('max_dets', 1)):
+        value = getattr(args, name)
+        if value < least:
+            option = name.replace('_', '-')
+            raise InputError(f'--{option} is {value}; it has to be at least {least}')
 
 
 def run_inference(args: argparse.Namespace) -> DetectionFiles | None:
@@ -138,6 +183,7 @@ def run_inference(args: argparse.Namespace) -> DetectionFiles | None:
         launcher=args.launcher,
         ann_file=args.ann,
         image_folder=args.images,
+        allow_partial=args.allow_partial,
     )
 
 
@@ -164,31 +210,41 @@ def score(args: argparse.Namespace) -> None:
     reference = args.reference and evaluation.find_reference(args.reference)
     with ExitStack() as outputs, collector_paused():
         # Outputs are opened first, so that an unwritable one costs no evaluation.
+        paths = output_paths(args)
         targets = {
-            name: outputs.enter_context(replace_on_success(path))
-            for name, path in output_paths(args).items()
+            name: outputs.enter_context(replace_on_success(path)) for name, path in paths.items()
         }
-        truth = evaluation.load_ground_truth(args.ann)
-        detections = evaluation.load_detections(args.results, truth)
-        notes = truth.notes + detections.notes
+        if any(str(path) in _STDOUT for path in paths.values()):
+            outputs.enter_context(redirect_stdout(sys.stderr))
+        truth = evaluation.load_ground_truth(args.ann, as_coco=args.as_coco)
+        categories = chosen_categories(args, truth)
+        rules = dict(
+            backend=args.backend,
+            category_ids=categories,
+            max_detections=evaluation.limits_up_to(args.max_dets),
+        )
+        detections = evaluation.load_detections(args.results, truth, args.category_shift)
+        notes = truth.notes + evaluation.notes_on(detections, truth, args.max_dets)
         if args.split == 'minival' or (reference and reference.split == 'minival'):
             notes += evaluation.minival_notes(truth)
         if reference and reference.split != 'minival':
-            notes.append(f'{reference.name} is published for {reference.split}, a different split')
+            notes.append(
+                f'warning: {reference.name} is published for {reference.split}, a different split'
+            )
         other = None
         if args.baseline:
-            other = evaluation.load_detections(args.baseline, truth)
-            notes += other.notes
+            other = evaluation.load_detections(args.baseline, truth, args.category_shift)
+            notes += evaluation.notes_on(other, truth, args.max_dets)
         for note in notes:
-            print(f'warning: {note}', file=sys.stderr)
+            print(note, file=sys.stderr)
 
         keep = other is not None or args.report is not None
-        result = evaluation.evaluate(truth, detections, args.backend, keep_matches=keep)
+        result = evaluation.evaluate(truth, detections, keep_matches=keep, **rules)
         breakdown = evaluation.break_down(result, truth, detections)
         tables.print_breakdown(breakdown, args.label, reference, args.per_class)
         baseline = comparison = None
         if other is not None:
-            baseline = evaluation.evaluate(truth, other, args.backend, keep_matches=True)
+            baseline = evaluation.evaluate(truth, other, keep_matches=True, **rules)
             comparison = evaluation.compare(
                 result, baseline, truth, resamples=args.resamples, seed=args.seed
             )
@@ -197,10 +253,10 @@ def score(args: argparse.Namespace) -> None:
         if 'json' in targets:
             write_json(targets['json'], evaluation.as_json(breakdown, reference, comparison, notes))
         if 'csv' in targets:
-            targets['csv'].write_text(tables.csv_text(breakdown), encoding='utf-8')
+            write_text(targets['csv'], tables.csv_text(breakdown), args.out_csv)
         if 'md' in targets:
             text = tables.markdown(breakdown, args.label, reference)
-            targets['md'].write_text(text, encoding='utf-8')
+            write_text(targets['md'], text, args.out_md)
         if 'report' in targets:
             from lip_mmdet.visualization.report import ReportInput, write_report
 
@@ -221,6 +277,19 @@ def score(args: argparse.Namespace) -> None:
                 Path(args.report),
             )
             print(f'report: {Path(args.report) / "index.html"}')
+
+
+def chosen_categories(args: argparse.Namespace, truth: evaluation.GroundTruth) -> np.ndarray | None:
+    """Return the ids of the categories to score, None for all."""
+    if args.classes is None:
+        return None
+    if not isinstance(args.classes, str):  # the config's
+        return truth.categories_named(args.classes)
+    # A name may hold a comma itself.
+    names = [args.classes] if args.classes in truth.category_names.values() else [
+        name.strip() for name in args.classes.split(',')
+    ]  # fmt: skip
+    return truth.categories_named(names)
 
 
 def output_paths(args: argparse.Namespace) -> dict[str, Path]:

@@ -1,97 +1,220 @@
-"""What a detection config says of its data, checked in a second instead of failing in an hour."""
+"""What a detection config says of its data, checked in seconds instead of failing in an hour.
+
+The tools ask :func:`check_data` before they start, and the hook below asks it for whoever starts
+MMDetection another way. It judges by MMDetection's own rules what :mod:`lip_mmdet.evaluation` read.
+"""
 
 from __future__ import annotations
 
+import os
 import os.path as osp
-from typing import Iterator
+import random
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Iterator, Sequence
 
-import numpy as np
-from mmdet.datasets import CocoDataset
-from mmdet.registry import DATASETS
+from mmdet.datasets import CocoDataset, Objects365V1Dataset
+from mmdet.evaluation import CocoMetric
+from mmdet.registry import DATASETS, METRICS
 from mmengine.config import Config, ConfigDict
+from mmengine.fileio import list_from_file
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
 
 from lip_mmdet.errors import InputError
-from lip_mmdet.evaluation import GroundTruth, load_ground_truth
+from lip_mmdet.evaluation.coco_file import CocoFile, read_categories, read_coco, shown
+from lip_mmdet.evaluation.coco_metric import LIPCocoMetric
+from lip_mmdet.evaluation.ground_truth import ground_truth_of
+from lip_mmdet.evaluation.loader_view import (
+    LoaderView,
+    check_categories,
+    check_scorable,
+    loader_view,
+    names_in_order,
+)
 
-# Reading COCO's own training annotations twice would cost ten seconds; MMDetection reads them once.
-_LARGEST_FILE_READ = 64 * 2**20  # bytes
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 # The heads whose `num_classes` counts the classes of the dataset.
 _HEADS = ('bbox_head', 'mask_head')
+# Up to this many images all are looked for, beyond it a sample of so many.
+_ALL_IMAGES, _SAMPLE = 20_000, 2_000
+# What was judged in this process, so that a tool and the hook say nothing twice.
+_judged: set[str] = set()
 
 
-def check_dataset(config: Config, loader: str) -> None:
-    """Check the COCO-format datasets of one dataloader.
+@HOOKS.register_module()
+class CheckDataHook(Hook):
+    """Judge the data of a run before its first iteration, validation or test.
 
-    Looks at datasets of the type ``CocoDataset`` on local disks. What is derived from it, lies
-    behind ``backend_args`` or detects by words instead of classes is left to MMDetection.
+    In a config: ``custom_hooks = [dict(type='CheckDataHook')]``. Refuses what MMDetection would
+    stumble over or learn wrongly (``InputError``) and logs what it leaves out.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def before_train(self, runner) -> None:
+        self._check(runner, 'train_dataloader', 'val_dataloader')
+
+    def before_val(self, runner) -> None:
+        self._check(runner, 'val_dataloader')
+
+    def before_test(self, runner) -> None:
+        self._check(runner, 'test_dataloader')
+
+    def _check(self, runner, *loaders: str) -> None:
+        if runner.rank == 0:
+            for note in check_data(runner.cfg, *loaders):
+                log = runner.logger.warning if note.startswith('warning') else runner.logger.info
+                log(note)
+
+
+def check_data(config: Config, *loaders: str) -> list[str]:
+    """Check the COCO-format datasets of dataloaders, and the files they are scored with.
+
+    Looks at datasets of the types ``CocoDataset`` and ``Objects365V1Dataset`` on local disks. What
+    is derived from them, lies behind ``backend_args`` or detects by words instead of classes is
+    left to MMDetection, and a note says so. What this process checked before is not checked again.
 
     Args:
         config: a whole detection config.
-        loader: ``'train_dataloader'``, ``'val_dataloader'`` or ``'test_dataloader'``.
+        loaders: among :data:`LOADERS`.
+
+    Returns:
+        What is worth knowing, one line each, beginning with ``warning:`` or ``note:``.
 
     Raises:
-        InputError: a folder or annotation file is missing; the file is not in COCO's format; its
-            categories lack one of the classes; or the classes are not as many as the model's
-            ``num_classes``.
+        InputError: a file or image is missing; MMDetection would stumble over a file or train on
+            nothing; or classes would be numbered otherwise than named.
     """
-    model = config.get('model') or {}
-    for dataset in _coco_datasets((config.get(loader) or {}).get('dataset')):
-        where = f'{loader}.dataset'
-        if dataset.get('backend_args') or 'language_model' in model:
-            continue
-        root = dataset.get('data_root') or ''
-        annotations = osp.join(root, dataset.get('ann_file') or '')
-        images = osp.join(root, (dataset.get('data_prefix') or {}).get('img') or '')
-        if '://' in annotations or '://' in images:
-            continue
-        if root and not osp.isdir(root):
-            raise InputError(
-                f'no dataset folder {root}: put the data there or set {where}.data_root'
+    parts = [config.get(name) for loader in loaders for name in (loader, _evaluator(loader))]
+    key = repr([config.get('model', {}).get('type'), parts])
+    if key in _judged:
+        return []
+    _judged.add(key)
+    model, notes = config.get('model') or {}, []
+    files: dict[str, CocoFile] = {}
+    for loader in loaders:
+        boxes, views = 0, []
+        for where, dataset in _datasets((config.get(loader) or {}).get('dataset'), loader):
+            reason = _left_to_mmdetection(dataset, model)
+            if reason:
+                notes.append(f'note: {where} {reason}: its data are left to MMDetection')
+                views.append(None)
+                continue
+            path, images, classes = _located(dataset, where)
+            file = files.setdefault(path, None) or read_coco(path)
+            files[path] = file
+            check_categories(file)
+            _check_same_numbers(config, loader, path, file, dataset)
+            notes += _check_order(file, classes, where, _by_id(dataset))
+            _check_num_classes(model, classes, where)
+            training = not dataset.get('test_mode', False)
+            view = loader_view(
+                file,
+                classes,
+                dataset.get('filter_cfg') if training else None,
+                masks=_loads_masks(dataset),
+                indices=dataset.get('indices'),
             )
-        if not osp.isfile(annotations):
-            raise InputError(f'no annotation file {annotations}: set {where}.ann_file')
-        if images and not osp.isdir(images):
-            raise InputError(f'no image folder {images}: set {where}.data_prefix.img')
-        # A file of class names is MMEngine's to read.
-        classes = (dataset.get('metainfo') or {}).get('classes') or CocoDataset.METAINFO['classes']
-        classes = () if isinstance(classes, str) else tuple(classes)
-        if osp.getsize(annotations) <= _LARGEST_FILE_READ:
-            truth = load_ground_truth(annotations, labels=loader != 'test_dataloader')
-            _check_categories(truth, classes, annotations, where)
-        for path, number in _num_classes(model, 'model'):
-            if classes and number != len(classes):
-                raise InputError(
-                    f'{path}.num_classes is {number}, but {where} has {len(classes)} classes; '
-                    'make them agree (metainfo.classes lists the names)'
-                )
+            notes += [f'warning: {where}: {note}' for note in view.notes]
+            if loader == 'train_dataloader':
+                notes += _told(view, where, path)
+                boxes += view.boxes
+            views.append(view)
+            _check_images(view, images, dataset, where)
+            if not view.file_names and dataset.get('serialize_data', True):
+                what = 'nothing to train on' if training else 'no image to load'
+                raise InputError(f'{where}: {what} in {path}: {_reasons(view)} left out')
+            _check_scored(config, loader, path, file, classes, _by_id(dataset), files)
+        if loader == 'train_dataloader' and views and None not in views and not boxes:
+            reasons = '; '.join(_reasons(view) for view in views)
+            raise InputError(f'{loader}: nothing to train on: {reasons} left out')
+    return notes
 
 
-def _coco_datasets(dataset: ConfigDict | list | None) -> Iterator[ConfigDict]:
-    """Yield the COCO-format datasets inside wrappers such as ``RepeatDataset``."""
+def _evaluator(loader: str) -> str:
+    return loader.replace('dataloader', 'evaluator')
+
+
+def _datasets(dataset: Any, where: str) -> Iterator[tuple[str, ConfigDict]]:
+    """Yield the datasets inside wrappers such as ``RepeatDataset``, with their place."""
     if isinstance(dataset, (list, tuple)):
-        for inner in dataset:
-            yield from _coco_datasets(inner)
+        for number, inner in enumerate(dataset):
+            yield from _datasets(inner, f'{where}[{number}]')
     elif dataset is not None:
-        kind = dataset.get('type')
-        kind = DATASETS.get(kind) if isinstance(kind, str) else kind
-        if kind is CocoDataset:
-            yield dataset
-        yield from _coco_datasets(dataset.get('dataset'))
-        yield from _coco_datasets(dataset.get('datasets'))
+        inner = [name for name in ('dataset', 'datasets') if dataset.get(name)]
+        for name in inner:
+            yield from _datasets(dataset[name], f'{where}.dataset')
+        if not inner:
+            yield f'{where}.dataset' if where in LOADERS else where, dataset
 
 
-def _check_categories(truth: GroundTruth, classes: tuple[str, ...], path: str, where: str) -> None:
-    names = list(truth.category_names.values())
-    unknown = [name for name in classes if name not in names]
-    if unknown:
-        raise InputError(
-            f'{path} has no category {", ".join(map(repr, unknown[:5]))}; it has '
-            f'{", ".join(map(repr, names[:10]))}: set {where}.metainfo.classes'
-        )
-    if np.isnan(truth.image_sizes).any():
-        raise InputError(
-            f'{path}: MMDetection needs width and height of each image, in pixels; add them'
-        )
+def _kind(dataset: ConfigDict) -> Any:
+    kind = dataset.get('type')
+    return DATASETS.get(kind) if isinstance(kind, str) else kind
+
+
+def _by_id(dataset: ConfigDict) -> bool:
+    return _kind(dataset) is Objects365V1Dataset
+
+
+def _left_to_mmdetection(dataset: ConfigDict, model: ConfigDict) -> str:
+    if _kind(dataset) not in (CocoDataset, Objects365V1Dataset):
+        return f'is a {dataset.get("type")}'
+    if dataset.get('backend_args'):
+        return 'has backend_args'
+    if 'language_model' in model:
+        return 'names its classes in words'
+    root = dataset.get('data_root') or ''
+    prefix = (dataset.get('data_prefix') or {}).get('img') or ''
+    paths = (osp.join(root, dataset.get('ann_file') or ''), osp.join(root, prefix))
+    return 'is on another machine' if any('://' in path for path in paths) else ''
+
+
+def _located(dataset: ConfigDict, where: str) -> tuple[str, str, tuple[str, ...]]:
+    """Return annotation file, image folder and classes of a dataset, which are there."""
+    root = dataset.get('data_root') or ''
+    prefix = dataset.get('data_prefix') or {}
+    annotations = osp.join(root, dataset.get('ann_file') or '')
+    images = osp.join(root, prefix.get('img') or '')
+    if root and not osp.isdir(root):
+        raise InputError(f'no dataset folder {root}: put the data there or set {where}.data_root')
+    if not osp.isfile(annotations):
+        raise InputError(f'no annotation file {annotations}: set {where}.ann_file')
+    if 'img' not in prefix:
+        raise InputError(f'{where}.data_prefix has no img: set data_prefix=dict(img=FOLDER)')
+    if images and not osp.isdir(images):
+        raise InputError(f'no image folder {images}: set {where}.data_prefix.img')
+    return annotations, images, _classes(dataset, where)
+
+
+def _classes(dataset: ConfigDict, where: str) -> tuple[str, ...]:
+    classes = (dataset.get('metainfo') or {}).get('classes') or _kind(dataset).METAINFO['classes']
+    if isinstance(classes, str):
+        if not osp.isfile(classes):
+            raise InputError(
+                f'{where}.metainfo.classes is the text {classes!r}, whose letters would be the '
+                f'classes: write a tuple, ({classes!r},)'
+            )
+        classes = list_from_file(classes)
+    return tuple(classes)
+
+
+def config_classes(config: Config, loader: str) -> tuple[str, ...] | None:
+    """Return the classes of a dataloader's first dataset, None where it is left to MMDetection."""
+    for where, dataset in _datasets((config.get(loader) or {}).get('dataset'), loader):
+        kind = _kind(dataset)
+        if isinstance(kind, type) and issubclass(kind, CocoDataset):
+            return _classes(dataset, where)
+    return None
+
+
+def _check_num_classes(model: ConfigDict, classes: tuple[str, ...], where: str) -> None:
+    for path, number in _num_classes(model, 'model'):
+        if number != len(classes):
+            raise InputError(
+                f'{path}.num_classes is {number}, but {where} has {len(classes)} classes; '
+                'make them agree (metainfo.classes lists the names)'
+            )
 
 
 def _num_classes(config: ConfigDict | list, path: str) -> Iterator[tuple[str, int]]:
@@ -105,3 +228,157 @@ def _num_classes(config: ConfigDict | list, path: str) -> Iterator[tuple[str, in
             yield path, config['num_classes']
         for key, value in config.items():
             yield from _num_classes(value, f'{path}.{key}')
+
+
+def _check_order(file: CocoFile, classes: Sequence[str], where: str, by_id: bool) -> list[str]:
+    """Check that label k, the file's k-th category among the classes, has the k-th class's name."""
+    order = names_in_order(file.categories, classes, by_id)
+    twice = next((name for name in order if order.count(name) > 1), None)
+    ids = file.categories['id']
+    if twice is not None:
+        raise InputError(
+            f'{file.source} has more than one category {shown(twice)}, so that labels would stand '
+            'for other classes; merge them or rename one'
+        )
+    if len(set(map(repr, ids))) < len(ids):
+        raise InputError(f'{file.source}: category ids occur again; number the categories anew')
+    if order == list(classes[: len(order)]) and order:
+        missing = classes[len(order) :]
+        return [
+            f'warning: {where}: {file.source} has no category {", ".join(map(shown, missing[:5]))}'
+        ] if missing else []  # fmt: skip
+    unknown = [name for name in classes if name not in order]
+    if unknown:
+        names = file.categories['name']
+        raise InputError(
+            f'{file.source} has no category {", ".join(map(shown, unknown[:5]))}; it has '
+            f'{", ".join(map(shown, names[:10]))}: set {where}.metainfo.classes'
+        )
+    raise InputError(
+        f'{where}.metainfo.classes has another order than the categories of {file.source}, by '
+        'which MMDetection numbers labels, so that names would be swapped: write classes = '
+        f'{tuple(order)}'
+    )
+
+
+def _check_same_numbers(
+    config: Config, loader: str, path: str, file: CocoFile, dataset: ConfigDict
+) -> None:
+    """Check that the config's other files number the classes as this one does."""
+    classes = _classes(dataset, loader)
+    own = names_in_order(file.categories, classes, _by_id(dataset))
+    for other_loader in LOADERS:
+        for where, other in _datasets(
+            (config.get(other_loader) or {}).get('dataset'), other_loader
+        ):
+            if _left_to_mmdetection(other, config.get('model') or {}):
+                continue
+            other_path = osp.join(other.get('data_root') or '', other.get('ann_file') or '')
+            if other_path == path or not osp.isfile(other_path):
+                continue
+            categories = read_categories(other_path)
+            if categories is None:  # its own check says what is wrong
+                continue
+            names = names_in_order(categories, _classes(other, where), _by_id(other))
+            for label, (mine, theirs) in enumerate(zip(own, names)):
+                if mine != theirs:
+                    raise InputError(
+                        f'{path} and {other_path} number the classes differently: label {label} is '
+                        f'{shown(mine)} in the first and {shown(theirs)} in the second ({where}); '
+                        'list the same categories in the same order in both'
+                    )
+
+
+def _check_scored(
+    config: Config,
+    loader: str,
+    path: str,
+    file: CocoFile,
+    classes: Sequence[str],
+    by_id: bool,
+    files: dict[str, CocoFile],
+) -> None:
+    """Check the file that a loader's predictions are scored with, as its metric reads it."""
+    evaluators = config.get(_evaluator(loader)) or []
+    for metric in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
+        kind = metric.get('type')
+        kind = METRICS.get(kind) if isinstance(kind, str) else kind
+        ann_file = metric.get('ann_file')
+        if kind not in (CocoMetric, LIPCocoMetric) or not ann_file or metric.get('backend_args'):
+            continue
+        if not osp.isfile(ann_file):
+            raise InputError(f'no annotation file {ann_file}: set {_evaluator(loader)}.ann_file')
+        scored = file
+        if osp.realpath(ann_file) != osp.realpath(path):
+            scored = files.get(ann_file) or read_coco(ann_file)
+            files[ann_file] = scored
+            check_categories(scored)
+            _check_order(scored, classes, _evaluator(loader), by_id)
+        if metric.get('format_only'):
+            continue
+        if kind is LIPCocoMetric:
+            ground_truth_of(scored)
+        else:
+            check_scorable(scored, classes)
+
+
+def _loads_masks(dataset: ConfigDict) -> bool:
+    return any(step.get('with_mask') for step in dataset.get('pipeline') or [])
+
+
+def _check_images(view: LoaderView, folder: str, dataset: ConfigDict, where: str) -> None:
+    """Check that the images are there, if the pipeline reads them from a local disk."""
+    steps = [str(step.get('type')).rpartition('.')[2] for step in dataset.get('pipeline') or []]
+    if 'LoadImageFromFile' not in steps:
+        return
+    step = dataset['pipeline'][steps.index('LoadImageFromFile')]
+    if step.get('backend_args') or step.get('ignore_empty'):
+        return
+    names = view.file_names
+    if len(names) > _ALL_IMAGES:
+        names = [names[0], *random.Random(0).sample(names, _SAMPLE)]
+    with ThreadPoolExecutor(32) as pool:
+        there = list(pool.map(_is_there, [osp.join(folder, name) for name in names]))
+    if all(there):
+        return
+    count = there.count(False)
+    looked = '' if len(names) == len(view.file_names) else ' looked for'
+    raise InputError(
+        f'{where}: no image {osp.join(folder, names[there.index(False)])}; {count} of {len(names)} '
+        f'images{looked} are missing: put them there or set {where}.data_prefix.img'
+    )
+
+
+def _is_there(path: str) -> bool:
+    try:
+        return os.path.isfile(path)
+    except ValueError:  # a null character in the name
+        return False
+
+
+def _told(view: LoaderView, where: str, path: str) -> list[str]:
+    """Tell how much a training sees, and in one warning what it does not."""
+    crowds = f', {view.crowds:,} crowd boxes to ignore' if view.crowds else ''
+    empty = f', {view.background:,} images as background' if view.background else ''
+    told = [
+        f'note: {where}: training on {view.boxes:,} boxes in {len(view.file_names):,} images of '
+        f'{path}{crowds}{empty}'
+    ]
+    if view.left_out or view.left_out_images.keys() - {'no object of the classes'}:
+        told.append(f'warning: {where}: MMDetection leaves out {_reasons(view)}')
+    elif view.left_out_images:
+        told.append(f'note: {where}: MMDetection leaves out {_reasons(view)}')
+    return told
+
+
+def _reasons(view: LoaderView) -> str:
+    """Say which boxes and images are left out, and why."""
+    parts = []
+    for noun, reasons, total in (
+        ('boxes', view.left_out, view.box_count),
+        ('images', view.left_out_images, view.image_count),
+    ):
+        if reasons:
+            listed = ', '.join(f'{number:,} {reason}' for reason, number in reasons.items())
+            parts.append(f'{sum(reasons.values()):,} of {total:,} {noun} ({listed})')
+    return ' and '.join(parts) or f'{view.box_count:,} boxes in {view.image_count:,} images'

@@ -17,11 +17,12 @@ from lip_mmdet.errors import InputError
 
 @dataclass(frozen=True)
 class DetectionFiles:
-    """Where the annotations, the detections and the images are."""
+    """Where the annotations, the detections and the images are, and which classes were meant."""
 
     ann_file: Path
     results: Path
     image_folder: Path
+    classes: tuple[str, ...] | None = None
 
 
 def detect(
@@ -33,6 +34,7 @@ def detect(
     launcher: str = 'none',
     ann_file: str | os.PathLike | None = None,
     image_folder: str | os.PathLike | None = None,
+    allow_partial: bool = False,
 ) -> DetectionFiles | None:
     """Run a detector over its config's test data and write the detections as COCO results.
 
@@ -44,6 +46,7 @@ def detect(
         launcher: ``'none'``, ``'pytorch'`` (torchrun), ``'slurm'`` or ``'mpi'``.
         ann_file: annotations in place of the config's.
         image_folder: images in place of the config's.
+        allow_partial: go on with a checkpoint of other classes, or that fits the model in part.
 
     Returns:
         The files, or None in every process but the first.
@@ -58,7 +61,9 @@ def detect(
     from mmengine.config import Config
     from mmengine.dist import is_main_process
 
-    from lip_mmdet.engine.config_checks import check_dataset
+    from lip_mmdet.engine.checkpoint_fit import CheckpointFitHook
+    from lip_mmdet.engine.config_checks import config_classes
+    from lip_mmdet.engine.mmdet_tools import say_and_check_data
     from lip_mmdet.engine.runner import TerseRunner
     from lip_mmdet.engine.safe_loading import check_checkpoint
 
@@ -71,7 +76,9 @@ def detect(
     if ann_file is not None:
         _replace_data(dataset, ann_file, image_folder)
     ann_file = _ann_file(config, dataset)
-    check_dataset(config, 'test_dataloader')
+    # Scoring reads the file by its own rules, so the config's metric is not asked.
+    config.test_evaluator = []
+    say_and_check_data(config, 'test_dataloader')
     prefix = work_dir / f'{Path(checkpoint).stem}_{ann_file.stem}'
 
     config.launcher = launcher
@@ -86,13 +93,16 @@ def detect(
         config.merge_from_dict(
             join_processes_on_cpu(launcher, bool(config.get('find_unused_parameters')))
         )
-    TerseRunner.from_cfg(config).test()
+    runner = TerseRunner.from_cfg(config)
+    runner.register_hook(CheckpointFitHook(allow_partial))
+    runner.test()
     if not is_main_process():
         return None
     images = Path(dataset.get('data_root') or '') / (dataset.get('data_prefix') or {}).get(
         'img', ''
     )
-    return DetectionFiles(ann_file, Path(f'{prefix}.bbox.json'), images)
+    classes = config_classes(config, 'test_dataloader')
+    return DetectionFiles(ann_file, Path(f'{prefix}.bbox.json'), images, classes)
 
 
 def _coco_dataset(config: Any) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
-import json
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -12,12 +13,16 @@ from typing import Iterator
 from mmengine.config import Config
 from mmengine.runner import find_latest_checkpoint
 
-from lip_mmdet.engine.config_checks import check_dataset
+from lip_mmdet.engine.checkpoint_fit import runners_check_fit
+from lip_mmdet.engine.config_checks import check_data
 from lip_mmdet.engine.launch import join_processes_on_cpu
 from lip_mmdet.engine.memory import keep_freed_memory
 from lip_mmdet.engine.runner import TerseRunner
 from lip_mmdet.engine.safe_loading import check_checkpoint
 from lip_mmdet.errors import InputError
+
+# Where launchers say which process this is.
+_RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
 
 
 def train() -> None:
@@ -27,13 +32,13 @@ def train() -> None:
         InputError: the config, its data or a checkpoint it names is at fault.
     """
     script = _load_script('train')
+    allow_partial = _own_options()
     args = script.parse_args()
     config = read_config(args)
-    for loader in ('train_dataloader', 'val_dataloader'):
-        check_dataset(config, loader)
+    say_and_check_data(config, 'train_dataloader', 'val_dataloader')
     for path in _checkpoints_to_start_from(config, args):
         check_checkpoint(path)
-    _run(script, args.launcher, config)
+    _run(script, args.launcher, config, allow_partial)
 
 
 def test() -> None:
@@ -43,11 +48,34 @@ def test() -> None:
         InputError: the config, its data or the checkpoint is at fault.
     """
     script = _load_script('test')
+    allow_partial = _own_options()
     args = script.parse_args()
     config = read_config(args)
-    check_dataset(config, 'test_dataloader')
+    say_and_check_data(config, 'test_dataloader')
     check_checkpoint(args.checkpoint)
-    _run(script, args.launcher, config)
+    _run(script, args.launcher, config, allow_partial)
+
+
+def say_and_check_data(config: Config, *loaders: str) -> None:
+    """Print what :func:`check_data` has to say, in the first process alone; it may refuse."""
+    rank = next((os.environ[name] for name in _RANKS if name in os.environ), '0')
+    if rank == '0':
+        for note in check_data(config, *loaders):
+            print(note, file=sys.stderr)
+
+
+def _own_options() -> bool:
+    """Take this project's options off the command line: whether a checkpoint may fit in part."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument('--allow-partial', action='store_true')
+    own, rest = parser.parse_known_args()
+    if {'-h', '--help'} & set(rest):
+        print(
+            "options beside MMDetection's: --allow-partial goes on with a checkpoint of other "
+            'classes, or that fits the model in part\n'
+        )
+    sys.argv[1:] = rest
+    return own.allow_partial
 
 
 def _load_script(name: str) -> ModuleType:
@@ -108,15 +136,11 @@ def _checkpoints_to_start_from(config: Config, args) -> Iterator[str]:
             yield path
 
 
-def _run(script: ModuleType, launcher: str, config: Config) -> None:
+def _run(script: ModuleType, launcher: str, config: Config, allow_partial: bool) -> None:
     keep_freed_memory()
     script.Runner = TerseRunner
     options = join_processes_on_cpu(launcher, bool(config.get('find_unused_parameters')))
     if options:
         sys.argv += ['--cfg-options', *(f'{key}={value}' for key, value in options.items())]
-    try:
+    with runners_check_fit(script, allow_partial):
         script.main()
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f'an annotation file is not whole JSON ({error}); fetch it again'
-        ) from error

@@ -7,11 +7,12 @@ a checkpoint into detections is :mod:`lip_mmdet.engine.inference`.
 
 from lip_mmdet.evaluation.backends import BACKENDS, CocoEvaluation, choose_backend, evaluate
 from lip_mmdet.evaluation.breakdown import Breakdown, break_down
+from lip_mmdet.evaluation.coco_file import CocoFile, read_coco, read_json
 from lip_mmdet.evaluation.comparison import Comparison, compare, image_ap
 from lip_mmdet.evaluation.detections import Detections, detections_from, load_detections
 from lip_mmdet.evaluation.figures import AP_FIGURES, AR_FIGURES, figures
 from lip_mmdet.evaluation.ground_truth import GroundTruth, ground_truth_from, load_ground_truth
-from lip_mmdet.evaluation.json_input import read_json
+from lip_mmdet.evaluation.hints import limits_up_to, notes_on
 from lip_mmdet.evaluation.references import Reference, find_reference, references
 from lip_mmdet.evaluation.splits import SPLITS, Split, find_split, minival_notes
 from lip_mmdet.evaluation.submission import (
@@ -28,6 +29,7 @@ __all__ = [
     'SPLITS',
     'Breakdown',
     'CocoEvaluation',
+    'CocoFile',
     'Comparison',
     'Detections',
     'GroundTruth',
@@ -45,9 +47,12 @@ __all__ = [
     'find_split',
     'ground_truth_from',
     'image_ap',
+    'limits_up_to',
     'load_detections',
     'load_ground_truth',
     'minival_notes',
+    'notes_on',
+    'read_coco',
     'read_json',
     'references',
     'submission_problems',

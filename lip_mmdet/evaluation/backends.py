@@ -7,7 +7,7 @@ these arrays, so the choice of backend changes the time and nothing else.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import importlib
 import io
 import warnings
 from dataclasses import dataclass
@@ -26,6 +26,8 @@ from lip_mmdet.evaluation.matches import (
 )
 
 BACKENDS = ('auto', 'faster-coco-eval', 'pycocotools')
+# Detections of a class in an image that count, by COCO's rules.
+LIMITS = (1, 10, 100)
 AREAS = ('all', 'small', 'medium', 'large')
 
 
@@ -68,13 +70,16 @@ def choose_backend(name: str = 'auto') -> str:
         raise InputError(f'unknown backend {name!r}; there are {", ".join(BACKENDS)}')
     if name == 'pycocotools':
         return name
-    installed = importlib.util.find_spec('faster_coco_eval') is not None
-    if not installed and name == 'faster-coco-eval':
+    try:
+        importlib.import_module('faster_coco_eval')
+    except Exception as error:  # not there, or there and broken
+        if name == 'auto':
+            return 'pycocotools'
         raise InputError(
-            'faster-coco-eval is not installed; pip install faster-coco-eval, or use '
+            f'faster-coco-eval cannot be used ({error}); pip install faster-coco-eval, or use '
             '--backend pycocotools'
-        )
-    return 'faster-coco-eval' if installed else 'pycocotools'
+        ) from None
+    return 'faster-coco-eval'
 
 
 def evaluate(
@@ -83,6 +88,8 @@ def evaluate(
     backend: str = 'auto',
     category_ids: Sequence[int] | None = None,
     keep_matches: bool = False,
+    max_detections: Sequence[int] = LIMITS,
+    iou_thresholds: Sequence[float] | None = None,
 ) -> CocoEvaluation:
     """Evaluate boxes by COCO's definition (https://cocodataset.org/#detection-eval).
 
@@ -92,6 +99,8 @@ def evaluate(
         backend: ``'auto'``, ``'faster-coco-eval'`` or ``'pycocotools'``.
         category_ids: evaluate these categories only; all of the annotations' by default.
         keep_matches: keep the matches behind the figures too.
+        max_detections: the limits per image and category, rising.
+        iou_thresholds: COCO's by default.
 
     Raises:
         InputError: see :func:`choose_backend`.
@@ -99,12 +108,17 @@ def evaluate(
     backend = choose_backend(backend)
     if keep_matches and backend == 'faster-coco-eval' and not _shows_matches():
         backend = 'pycocotools'
+    own_rules = tuple(max_detections) != LIMITS or iou_thresholds is not None
+    backend = 'pycocotools' if own_rules else backend
     run = _run_pycocotools if backend == 'pycocotools' else _run_faster_coco_eval
+    parameters = dict(maxDets=list(max_detections))
+    if iou_thresholds is not None:
+        parameters['iouThrs'] = np.atleast_1d(np.asarray(iou_thresholds, dtype=np.float64))
     if category_ids is None:
         category_ids = ground_truth.category_ids
     category_ids = np.unique(np.asarray(category_ids, dtype=np.int64))
     with collector_paused(), _quiet():
-        parts = run(ground_truth, detections, category_ids, keep_matches)
+        parts = run(ground_truth, detections, category_ids, keep_matches, parameters)
     parameters = parts[0][0].params
     return CocoEvaluation(
         backend=backend,
@@ -127,7 +141,11 @@ def _shows_matches() -> bool:
 
 
 def _run_pycocotools(
-    truth: GroundTruth, detections: Detections, category_ids: np.ndarray, keep_matches: bool
+    truth: GroundTruth,
+    detections: Detections,
+    category_ids: np.ndarray,
+    keep_matches: bool,
+    rules: dict[str, Any],
 ) -> list[tuple[Any, list[CategoryMatches]]]:
     from pycocotools.cocoeval import COCOeval
 
@@ -138,6 +156,8 @@ def _run_pycocotools(
         _Records(images, categories, _detection_records(detections)),
         'bbox',
     )
+    for name, value in rules.items():
+        setattr(coco_eval.params, name, value)
     coco_eval.evaluate()
     coco_eval.accumulate()
     matches = []
@@ -147,7 +167,11 @@ def _run_pycocotools(
 
 
 def _run_faster_coco_eval(
-    truth: GroundTruth, detections: Detections, category_ids: np.ndarray, keep_matches: bool
+    truth: GroundTruth,
+    detections: Detections,
+    category_ids: np.ndarray,
+    keep_matches: bool,
+    rules: dict[str, Any],
 ) -> list[tuple[Any, list[CategoryMatches]]]:
     """Evaluate category by category, each on the images where it occurs.
 
@@ -192,7 +216,7 @@ def _second_hit_levels(
 ) -> np.ndarray:
     """Return, for each area range, a recall that one hit does not reach and two do."""
     areas = truth.areas[objects][~truth.crowd[objects]]
-    counts = [np.sum((areas >= low) & (areas <= high)) for low, high in area_ranges]
+    counts = [np.sum(~((areas < low) | (areas > high))) for low, high in area_ranges]
     return 1.5 / np.maximum(counts, 1)
 
 
@@ -265,11 +289,13 @@ def _truth_records(truth: GroundTruth) -> list[dict]:
 def _detection_records(detections: Detections) -> list[dict]:
     # The area of a detection is its box's and ids count from 1, as in pycocotools' `loadRes`.
     areas = (detections.boxes[:, 2] * detections.boxes[:, 3]).tolist()
-    for number, (record, area) in enumerate(zip(detections.records, areas), start=1):
-        record['id'] = number
-        record['area'] = area
-        record['iscrowd'] = 0
-    return detections.records
+    columns = (detections.image, detections.category, detections.boxes, detections.scores)
+    return [
+        dict(id=i, image_id=image, category_id=category, bbox=box, score=score, area=a, iscrowd=0)
+        for i, (image, category, box, score, a) in enumerate(
+            zip(*(column.tolist() for column in columns), areas), start=1
+        )
+    ]
 
 
 @contextlib.contextmanager

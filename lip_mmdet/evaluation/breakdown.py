@@ -11,6 +11,7 @@ from lip_mmdet.evaluation.backends import AREAS, CocoEvaluation
 from lip_mmdet.evaluation.detections import Detections
 from lip_mmdet.evaluation.figures import figures, mean_where_defined
 from lip_mmdet.evaluation.ground_truth import GroundTruth
+from lip_mmdet.evaluation.hints import coverage
 
 # Square pixels, both ends included, as in COCO's definition: an area of 1024 is small and medium.
 AREA_RANGES = {
@@ -29,7 +30,7 @@ class Breakdown:
         backend: the library that computed it.
         figures: the twelve COCO figures.
         per_class: for each category its id, name, figures, and numbers of objects and detections.
-        per_iou: for each IoU threshold AP and AR (at 100 detections).
+        per_iou: for each IoU threshold AP and AR (at the largest limit of detections).
         counts: numbers of images, and of objects, crowds and detections by area.
     """
 
@@ -87,6 +88,7 @@ def _counts(
     detection_areas = detections.boxes[found, 2] * detections.boxes[found, 3]
     return {
         'images': len(truth.image_ids),
+        'images_without_detections': coverage(detections, truth)[0],
         'categories': len(evaluation.category_ids),
         'objects': _by_area(truth.areas[counted & ~truth.crowd]),
         'crowds': _by_area(truth.areas[counted & truth.crowd]),

@@ -12,23 +12,24 @@ import tempfile
 from pathlib import Path
 from typing import Any, Sequence
 
-from mmdet.datasets.api_wrappers import COCO
+import numpy as np
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
+from mmengine.fileio import get_local_path
 from mmengine.logging import MMLogger
 from rich.console import Console
 
 from lip_mmdet.errors import InputError
-from lip_mmdet.evaluation.backends import BACKENDS, evaluate
+from lip_mmdet.evaluation.backends import BACKENDS, LIMITS, evaluate
 from lip_mmdet.evaluation.breakdown import Breakdown, break_down
-from lip_mmdet.evaluation.detections import Detections, detections_from
+from lip_mmdet.evaluation.coco_file import CocoFile, read_coco
+from lip_mmdet.evaluation.detections import Detections
 from lip_mmdet.evaluation.figures import AP_FIGURES
-from lip_mmdet.evaluation.ground_truth import GroundTruth, ground_truth_from
-from lip_mmdet.evaluation.json_input import read_json
+from lip_mmdet.evaluation.ground_truth import GroundTruth, ground_truth_of
+from lip_mmdet.evaluation.numbering import plain
 from lip_mmdet.evaluation.tables import print_breakdown
 
-_LIMITS = (1, 10, 100)
-# The names that MMDetection gives the figures.
+# The names that MMDetection gives the figures; recalls have the limits in theirs.
 _NAMES = {
     'AP': 'mAP',
     'AP50': 'mAP_50',
@@ -36,12 +37,6 @@ _NAMES = {
     'APS': 'mAP_s',
     'APM': 'mAP_m',
     'APL': 'mAP_l',
-    'AR1': 'AR@1',
-    'AR10': 'AR@10',
-    'AR100': 'AR@100',
-    'ARS': 'AR_s@100',
-    'ARM': 'AR_m@100',
-    'ARL': 'AR_l@100',
 }
 
 
@@ -51,17 +46,22 @@ class LIPCocoMetric(CocoMetric):
 
     Reports ``coco/bbox_mAP``, ``_50``, ``_75``, ``_s``, ``_m``, ``_l`` and ``coco/bbox_AR@1``,
     ``@10``, ``@100``, ``coco/bbox_AR_s@100``, ``_m``, ``_l``; -1 where there is no ground truth, as
-    in MMDetection. Without any detection the figures are 0. Other arguments are ``CocoMetric``'s.
+    in MMDetection. Without any detection the figures are 0. A box that is not finite is left out,
+    with one warning. Other arguments are ``CocoMetric``'s.
 
     Args:
         ann_file: COCO annotations; the dataset's own by default.
         metric: ``'bbox'``, nothing else.
-        proposal_nums: COCO's limits, nothing else; there so that configs for ``CocoMetric`` work.
+        proposal_nums: limits of detections of a class in an image, rising; all but the recalls at
+            lower limits count by the last.
+        iou_thrs: IoU thresholds to average over, COCO's by default.
+        metric_items: which figures to report, such as ``['mAP', 'AR@100']``.
         classwise: report ``coco/<class>_precision`` too, and log the classes.
-        eval_backend: ``'auto'``, ``'faster-coco-eval'`` or ``'pycocotools'``.
+        eval_backend: see :data:`lip_mmdet.evaluation.BACKENDS`.
 
     Raises:
-        InputError: a metric other than ``'bbox'``, other limits, or an unknown backend.
+        InputError: a metric other than ``'bbox'``, limits that do not rise, an unknown figure, an
+            unknown backend, or an annotation file that cannot be scored.
 
     Example:
         >>> val_evaluator = dict(type='LIPCocoMetric', ann_file='data/coco/annotations/...json')
@@ -71,40 +71,82 @@ class LIPCocoMetric(CocoMetric):
         self,
         ann_file: str | None = None,
         metric: str | list[str] = 'bbox',
-        proposal_nums: Sequence[int] = _LIMITS,
+        proposal_nums: Sequence[int] = LIMITS,
+        iou_thrs: float | Sequence[float] | None = None,
+        metric_items: Sequence[str] | None = None,
         classwise: bool = False,
         eval_backend: str = 'auto',
         **kwargs: Any,
     ) -> None:
         if metric not in ('bbox', ['bbox']):
             raise InputError(f'LIPCocoMetric scores boxes; use CocoMetric for metric={metric!r}')
-        if tuple(proposal_nums) != _LIMITS:
-            raise InputError(
-                f'LIPCocoMetric has COCO limits {_LIMITS}; use CocoMetric for proposal_nums='
-                f'{tuple(proposal_nums)}'
-            )
+        limits = tuple(proposal_nums)
+        if not limits or list(limits) != sorted(set(limits)) or limits[0] < 1:
+            raise InputError(f'LIPCocoMetric: proposal_nums is {limits}; limits rise, as {LIMITS}')
         if eval_backend not in BACKENDS:
             raise InputError(f'unknown eval_backend {eval_backend!r}; there are {BACKENDS}')
+        self._names = {
+            **_NAMES,
+            **{f'AR{limit}': f'AR@{limit}' for limit in limits},
+            **{f'AR{size.upper()}': f'AR_{size}@{limits[-1]}' for size in 'sml'},
+        }
+        unknown = [item for item in metric_items or () if item not in self._names.values()]
+        if unknown:
+            raise InputError(
+                f'LIPCocoMetric has no metric_items {unknown}; there are '
+                f'{", ".join(self._names.values())}'
+            )
         super().__init__(
-            ann_file=ann_file,
             metric=metric,
             proposal_nums=proposal_nums,
+            metric_items=metric_items,
             classwise=classwise,
             **kwargs,
         )
+        self.iou_thrs = None if iou_thrs is None else np.atleast_1d(iou_thrs)
         self.eval_backend = eval_backend
+        self._file: CocoFile | None = None
+        self._truth: GroundTruth | None = None
+        if ann_file is not None:
+            with get_local_path(ann_file, backend_args=self.backend_args) as path:
+                self._file = read_coco(path)
+            self._truth = ground_truth_of(self._file, labels=not self.format_only)
+            # `CocoMetric.process` asks whether there are annotations beside the samples'.
+            self._coco_api = self._file
+        self._warned = False
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Score all detections of an epoch; see the class for the names."""
-        if self.format_only:
-            return super().compute_metrics(results)
         logger = MMLogger.get_current_instance()
+        truths, predictions = zip(*results)
         with tempfile.TemporaryDirectory() as folder:
             prefix = self.outfile_prefix or str(Path(folder) / 'results')
-            truth, detections = self._collect(results, prefix)
+            if self._truth is None:
+                self._file = read_coco(self.gt_to_coco_json(truths, prefix))
+                self._truth = ground_truth_of(self._file, labels=False)
+            classes = self.dataset_meta['classes']
+            categories = self._file.categories
+            # Label k is the file's k-th category that is one of the classes, as in `CocoDataset`.
+            named = [row for row, name in enumerate(categories['name']) if name in classes]
+            self.cat_ids = [categories['id'][row] for row in named]
+            if self.outfile_prefix or self.format_only:
+                self.results2json(predictions, prefix)
+        if self.format_only:
+            logger.info(f'results are saved in {Path(prefix).parent}')
+            return {}
+        truth = self._truth
+        label_ids = truth.category_numbers.values[named]
+        detections = self._detections(predictions, label_ids, logger)
         for note in truth.notes + detections.notes:
-            logger.warning(note)
-        evaluation = evaluate(truth, detections, self.eval_backend, category_ids=self.cat_ids)
+            (logger.warning if note.startswith('warning') else logger.info)(note)
+        evaluation = evaluate(
+            truth,
+            detections,
+            self.eval_backend,
+            category_ids=label_ids,
+            max_detections=tuple(self.proposal_nums),
+            iou_thresholds=self.iou_thrs,
+        )
         breakdown = break_down(evaluation, truth, detections)
         text = io.StringIO()
         print_breakdown(breakdown, per_class=self.classwise, console=Console(file=text, width=120))
@@ -113,27 +155,44 @@ class LIPCocoMetric(CocoMetric):
         logger.info(f'bbox_mAP_copypaste: {values}')
         return self._named(breakdown)
 
-    def _collect(self, results: list, prefix: str) -> tuple[GroundTruth, Detections]:
-        """Return annotations and detections by way of the files that MMDetection writes."""
-        truths, predictions = zip(*results)
-        if self._coco_api is None:
-            self._coco_api = COCO(self.gt_to_coco_json(truths, prefix))
-        if self.cat_ids is None:
-            self.cat_ids = self._coco_api.get_cat_ids(cat_names=self.dataset_meta['classes'])
-        dataset = {'annotations': [], **self._coco_api.dataset}
-        truth = ground_truth_from(dataset, 'annotations')
-        records = read_json(self.results2json(predictions, prefix)['bbox'], 'results file')
-        for record in records:
+    def _detections(
+        self, predictions: Sequence[dict], label_ids: np.ndarray, logger: MMLogger
+    ) -> Detections:
+        """Return an epoch's predictions; what is not finite or of no known image is left out."""
+        counts = [len(p['scores']) for p in predictions]
+        image, known = self._truth.image_numbers.of_labels(
+            [plain(p['img_id']) for p in predictions]
+        )
+        boxes, scores, labels = (
+            np.concatenate([np.asarray(p[key]) for p in predictions])
+            for key in ('bboxes', 'scores', 'labels')
+        )
+        boxes = boxes.reshape(-1, 4).astype(np.float64)
+        with np.errstate(invalid='ignore'):  # infinity minus infinity
             # A badly trained head can predict negative sizes; like empty boxes they match nothing.
-            record['bbox'][2:] = [max(size, 0.0) for size in record['bbox'][2:]]
-        return truth, detections_from(records, truth, 'predictions')
+            boxes[:, 2:] = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
+        finite = np.isfinite(boxes).all(axis=1) & np.isfinite(scores)
+        if not finite.all() and not self._warned:
+            self._warned = True
+            logger.warning(
+                f'warning: {(~finite).sum()} of {len(finite)} predictions are not finite numbers; '
+                'such boxes are left out, here and in later epochs'
+            )
+        kept = finite & np.repeat(known, counts) & (labels < len(label_ids))
+        empty = 'warning: predictions: no detections: every figure with ground truth is 0'
+        return Detections(
+            source='predictions',
+            image=np.repeat(image, counts)[kept],
+            category=label_ids[labels[kept].astype(np.int64)],
+            boxes=boxes[kept],
+            scores=scores[kept].astype(np.float64),
+            notes=[] if kept.any() else [empty],
+        )
 
     def _named(self, breakdown: Breakdown) -> dict[str, float]:
-        named = {
-            f'bbox_{_NAMES[figure]}': _number(value) for figure, value in breakdown.figures.items()
-        }
-        if self.metric_items is not None:
-            named = {f'bbox_{item}': named[f'bbox_{item}'] for item in self.metric_items}
+        named = {self._names[figure]: _number(v) for figure, v in breakdown.figures.items()}
+        items = named if self.metric_items is None else self.metric_items
+        named = {f'bbox_{item}': named[item] for item in items}
         if self.classwise:
             for row in breakdown.per_class:
                 named[f'{row["name"]}_precision'] = _number(row['AP'])

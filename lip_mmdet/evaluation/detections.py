@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 
 from lip_mmdet.errors import InputError
-from lip_mmdet.evaluation.box_format import refuse_corners
-from lip_mmdet.evaluation.columns import Columns
-from lip_mmdet.evaluation.ground_truth import GroundTruth
-from lip_mmdet.evaluation.json_input import read_json
+from lip_mmdet.evaluation.coco_file import Records, read_results, results_from, shown
+from lip_mmdet.evaluation.ground_truth import GroundTruth, boxes_of
+from lip_mmdet.evaluation.hints import results_hints
+from lip_mmdet.evaluation.numbering import Numbering, plain
 
 
 @dataclass(frozen=True)
@@ -21,15 +22,13 @@ class Detections:
 
     Attributes:
         source: how messages name the file.
-        records: the file's own objects.
         image, category: ids of each detection's image and category, shape (detections,).
         boxes: [x, y, width, height] in pixels, shape (detections, 4).
         scores: confidences, shape (detections,).
-        notes: what a reader of the figures should know, one line each.
+        notes: as :class:`~lip_mmdet.evaluation.GroundTruth`'s.
     """
 
     source: str
-    records: list[dict]
     image: np.ndarray
     category: np.ndarray
     boxes: np.ndarray
@@ -40,79 +39,190 @@ class Detections:
         return len(self.scores)
 
 
-def load_detections(path: str | os.PathLike, ground_truth: GroundTruth) -> Detections:
+def load_detections(
+    path: str | os.PathLike, ground_truth: GroundTruth, category_shift: int = 0
+) -> Detections:
     """Read a COCO results file: a list of ``image_id``, ``category_id``, ``bbox``, ``score``.
 
-    An empty list is a detector that found nothing, and gets a note; an empty file is an error.
+    An empty list is a detector that found nothing, and gets a warning; an empty file is an error.
+    Detections of categories or, up to half of them, in images that the annotations do not list are
+    left out with a note.
+
+    Args:
+        path: the file.
+        ground_truth: the annotations.
+        category_shift: what is added to each category id.
 
     Raises:
-        InputError: not a results file, or results of another dataset; the message says which ids,
-            and names the two usual mistakes (category indices for ids, corners for sizes).
+        InputError: not a results file, results of another dataset, or a number that is not finite
+            or of negative size; the message has the first record at fault and how many there are.
     """
-    return detections_from(read_json(path, 'results file'), ground_truth, f'results file {path}')
+    return _check(read_results(path), ground_truth, category_shift)
 
 
-def detections_from(records: Any, ground_truth: GroundTruth, source: str) -> Detections:
-    """Check a parsed COCO results file; see :func:`load_detections`."""
-    if isinstance(records, dict):
-        kind = 'an annotation file' if 'annotations' in records else 'an object'
+def detections_from(
+    records: Any, ground_truth: GroundTruth, source: str, category_shift: int = 0
+) -> Detections:
+    """Check parsed COCO results; see :func:`load_detections`."""
+    return _check(results_from(records, source), ground_truth, category_shift)
+
+
+def _check(records: Records, truth: GroundTruth, category_shift: int) -> Detections:
+    source, count = records.source, len(records)
+    if not count:
+        note = f'warning: {source} holds no detections: every figure with ground truth is 0'
+        nothing = np.zeros(0, dtype=np.int64)
+        return Detections(source, nothing, nothing, np.zeros((0, 4)), np.zeros(0), [note])
+    image, in_known_image, notes = _images(records, truth)
+    outside = int((~in_known_image).sum())
+    if 2 * outside >= count:
+        first = shown(records['image_id'][int(np.argmin(in_known_image))])
         raise InputError(
-            f'{source} holds {kind}; results are a list of objects with image_id, category_id, '
-            'bbox and score'
+            f'{source}: {outside} of {count} detections name an image_id that the annotations do '
+            f'not list, such as {first}; are they of another dataset?'
         )
-    columns = Columns(records, source, 'detection')
-    image = columns.ids('image_id')
-    columns.known('image_id', image, ground_truth.image_ids, '; are they of another dataset?')
-    category = columns.ids('category_id')
-    columns.known(
-        'category_id',
-        category,
-        ground_truth.category_ids,
-        _category_hint(category, ground_truth.category_ids),
-    )
-    boxes = columns.boxes()
-    scores = columns.numbers('score')
-    refuse_corners(boxes, ground_truth.sizes_of(image), source)
-
-    notes = []
-    if not len(columns):
-        notes.append(f'{source} holds no detections: every figure with ground truth is 0')
-    elif _indices_fit_better(image, category, ground_truth):
+    if outside:
+        notes.append(f'note: {source}: {outside} of {count} detections are in images that the '
+                     'annotations do not list; they are left out')  # fmt: skip
+    category, of_known = truth.category_numbers.of(records, 'category_id')
+    if category_shift:
+        category, of_known = _shifted(category, category_shift, truth.category_numbers)
+    rows = np.flatnonzero(in_known_image & of_known)
+    boxes, scores = _boxes_and_scores(records, rows)
+    hints = []
+    everything = np.flatnonzero(in_known_image)
+    if len(rows) == len(everything):
+        hints = results_hints(image[rows], category[rows], boxes, scores, truth, source)
+    else:
+        # Ids that are shifted by one lose a class; what is left out may be no box at all.
+        with suppress(InputError):
+            hints = results_hints(
+                image[everything], category[everything], *_boxes_and_scores(records, everything),
+                truth, source,
+            )  # fmt: skip
+    left_out = len(everything) - len(rows)
+    if not len(rows):
+        why = hints[0].partition(f'{source}: ')[2] if hints else _category_hint(category, truth)
+        example = shown(records['category_id'][int(everything[0])])
+        raise InputError(
+            f'{source}: no detection has a category_id of the annotations, the first is {example}; '
+            f'{why}'
+        )
+    if left_out:
+        unknown = np.unique(category[in_known_image & ~of_known])
         notes.append(
-            f'{source}: the category ids look 0-based: detections agree with the images far better '
-            'when taken as positions in the list of categories'
+            f'note: {source}: {left_out} of {count} detections are of {len(unknown)} '
+            'categories that the annotations do not have; they are left out'
         )
-    return Detections(source, records, image, category, boxes, scores, notes)
+    return Detections(source, image[rows], category[rows], boxes, scores, notes + hints)
 
 
-def _category_hint(category: np.ndarray, known: np.ndarray) -> str:
+def _boxes_and_scores(records: Records, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    boxes, scores = boxes_of(records, rows), _scores(records, rows)
+    negative = rows[(boxes[:, 2:] < 0).any(axis=1)].tolist()
+    if negative:
+        records.fail(negative, 'bbox', 'of negative size; boxes are [x, y, width, height]')
+    return boxes, scores
+
+
+def _scores(records: Records, rows: np.ndarray) -> np.ndarray:
+    values = [records['score'][row] for row in rows.tolist()]
+    if set(map(type, values)) - {int, float}:
+        odd = [r for r, v in zip(rows.tolist(), values) if not isinstance(v, (int, float))]
+        if odd:
+            records.fail(odd, 'score', 'a number is expected, without quotes')
+    try:
+        scores = np.array(values, dtype=np.float64)
+    except OverflowError:
+        odd = [r for r, v in zip(rows.tolist(), values) if abs(v) > 1e300]
+        records.fail(odd, 'score', 'it is too large for a number')
+    if not np.isfinite(scores).all():
+        odd = rows[~np.isfinite(scores)].tolist()
+        records.fail(odd, 'score', 'numbers have to be finite')
+    return scores
+
+
+def _shifted(category: np.ndarray, shift: int, numbers: Numbering) -> tuple[np.ndarray, np.ndarray]:
+    if not numbers.plain:
+        raise InputError('--category-shift needs categories whose ids are whole numbers')
+    category = category + shift
+    return category, np.isin(category, numbers.known)
+
+
+def _category_hint(category: np.ndarray, truth: GroundTruth) -> str:
     """Say which numbering the ids probably follow, if it is one of the usual mistakes."""
-    count = len(known)
-    if category.min(initial=0) >= 0 and category.max(initial=0) < count and 0 not in known:
+    known = truth.category_ids
+    low, high, count = category.min(), category.max(), len(known)
+    if low >= 0 and high < count:
         return (
-            f'; all ids are between 0 and {count - 1}, so they look 0-based: positions in the list '
+            f'all ids are between 0 and {count - 1}, so they look 0-based: positions in the list '
             f'of categories instead of ids ({known[0]} to {known[-1]})'
         )
-    if category.min(initial=1) >= 1 and category.max(initial=1) <= count:
+    if low >= 1 and high <= count:
         return (
-            f'; all ids are between 1 and {count}, so they look like positions in the list of '
-            f'categories, counted from 1 or 0, instead of ids ({known[0]} to {known[-1]})'
+            f'all ids are between 1 and {count}, so they look like positions in the list of '
+            f'categories, counted from 1, instead of ids ({known[0]} to {known[-1]})'
         )
-    return '; are they of another dataset?'
+    return 'are they of another dataset?'
 
 
-def _indices_fit_better(image: np.ndarray, category: np.ndarray, truth: GroundTruth) -> bool:
-    """Whether 0-based category indices agree with the images and the given ids do not.
+def _images(records: Records, truth: GroundTruth) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Return the images of the detections, which of them are known, and what was mapped."""
+    numbers, known = truth.image_numbers.of(records, 'image_id')
+    if known.all():
+        return numbers, known, []
+    labels = [plain(value) for value in records['image_id']]
+    for how, key_of in _KEYS.items():
+        images: dict[str, int] = {}
+        shared: set[str] = set()
+        for number, label, name in zip(truth.image_ids.tolist(), _labels(truth), _names(truth)):
+            key = key_of(label, name)
+            if key in images:
+                shared.add(key)
+            images[key] = number
+        keys = [_as_key(label, how) for label in labels]
+        found = np.array([key in images for key in keys])
+        if found.mean() <= max(0.5, known.mean()):
+            continue
+        ambiguous = next((key for key in keys if key in shared), None)
+        if ambiguous is not None:
+            raise InputError(
+                f'{records.source}: the image ids look like {how}, but more than one image has '
+                f'{shown(ambiguous)}; write the ids of the annotations'
+            )
+        note = f'note: {records.source}: the image ids are {how}; they are mapped to images so'
+        return np.array([images.get(key, 0) for key in keys]), found, [note]
+    return numbers, known, []
 
-    Every id may happen to be a valid one: a shifted numbering that lacks the first class. Only a
-    clear case counts: few detections have a category that their image shows, most would have.
-    """
-    known = truth.category_ids
-    if known[0] == 0 or category.max() >= len(known):
-        return False
-    numbers = np.searchsorted(truth.image_ids, image) * len(known)
-    truth_numbers = np.searchsorted(truth.image_ids, truth.image) * len(known)
-    shown = truth_numbers + np.searchsorted(known, truth.category)
-    as_ids = np.isin(numbers + np.searchsorted(known, category), shown).mean()
-    as_indices = np.isin(numbers + category, shown).mean()
-    return bool(as_ids < 0.3 and as_indices > 0.7)
+
+def _labels(truth: GroundTruth) -> list:
+    if truth.image_numbers.plain:
+        return truth.image_ids.tolist()
+    return sorted(truth.image_numbers._numbers, key=truth.image_numbers._numbers.get)
+
+
+def _names(truth: GroundTruth) -> list[str]:
+    return [truth.file_names[number] for number in truth.image_ids.tolist()]
+
+
+def _base(name: str) -> str:
+    return name.replace('\\', '/').rpartition('/')[2]
+
+
+def _number(text: str) -> str:
+    return str(int(text)) if text.isascii() and text.isdigit() else text
+
+
+# What image ids may be instead, and the key of an image from its id and file name.
+_KEYS: dict[str, Callable[[Any, str], str]] = {
+    'ids in quotes or without them': lambda label, name: str(label),
+    'file names': lambda label, name: name,
+    'file names without folders': lambda label, name: _base(name),
+    'file names without folders and ending': lambda label, name: os.path.splitext(_base(name))[0],
+    'file names without ending': lambda label, name: os.path.splitext(name)[0],
+    'the numbers in file names': lambda label, name: _number(os.path.splitext(_base(name))[0]),
+}
+
+
+def _as_key(label: Any, how: str) -> str:
+    return _number(str(label)) if how == 'the numbers in file names' else str(label)

@@ -1,4 +1,7 @@
-"""COCO annotations, checked once so that nothing after has to."""
+"""COCO annotations as scoring sees them, checked once so that nothing after has to.
+
+What pycocotools scores is scored, with the same figures; what was odd is said in the notes.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,20 @@ from typing import Any
 import numpy as np
 
 from lip_mmdet.errors import InputError
-from lip_mmdet.evaluation.box_format import refuse_corners
-from lip_mmdet.evaluation.columns import Columns
-from lip_mmdet.evaluation.json_input import read_json
+from lip_mmdet.evaluation.coco_file import (
+    UNSET,
+    CocoFile,
+    Records,
+    as_floats,
+    clean,
+    coco_from,
+    read_coco,
+    shown,
+)
+from lip_mmdet.evaluation.hints import corners_in_truth
+from lip_mmdet.evaluation.numbering import Numbering, plain
+
+_CROWD = {'0': False, '1': True, 0: False, 1: True}
 
 
 @dataclass(frozen=True)
@@ -30,7 +44,9 @@ class GroundTruth:
         boxes: [x, y, width, height] in pixels, shape (objects, 4).
         areas: in square pixels (the segment's, where there is one), shape (objects,).
         crowd: whether the annotation marks a crowd region, shape (objects,).
-        notes: what a reader of the figures should know, one line each.
+        image_numbers, category_numbers: how ids in files become these numbers.
+        notes: what a reader of the figures should know, one line each; what may make them wrong
+            begins with ``warning:``, all else with ``note:``.
     """
 
     source: str
@@ -45,6 +61,8 @@ class GroundTruth:
     boxes: np.ndarray
     areas: np.ndarray
     crowd: np.ndarray
+    image_numbers: Numbering
+    category_numbers: Numbering
     notes: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -54,122 +72,293 @@ class GroundTruth:
         """Return width and height of the images with these ids, shape (ids, 2)."""
         return self.image_sizes[np.searchsorted(self.image_ids, image)]
 
+    def categories_named(self, names: list[str]) -> np.ndarray:
+        """Return the ids of the categories with these names, sorted.
 
-def load_ground_truth(path: str | os.PathLike, labels: bool = True) -> GroundTruth:
+        Raises:
+            InputError: no category has one of the names.
+        """
+        known = set(self.category_names.values())
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise InputError(
+                f'{self.source} has no category {shown(unknown[0])}; it has '
+                f'{", ".join(map(shown, sorted(known)[:10]))}'
+            )
+        return np.array([i for i, name in self.category_names.items() if name in names])
+
+
+def load_ground_truth(
+    path: str | os.PathLike, labels: bool = True, as_coco: bool = False
+) -> GroundTruth:
     """Read a COCO annotation file.
 
     Args:
         path: JSON with ``images``, ``annotations`` and ``categories``.
         labels: False accepts a file without ``annotations``, such as test-dev's image list.
+        as_coco: score a file of LVIS by COCO's rules all the same.
 
     Raises:
-        InputError: not a COCO annotation file, or an inconsistent one; the message says where.
+        InputError: not a COCO annotation file, or one that no COCO tool could score; the message
+            has the first record at fault and how many there are.
     """
-    return ground_truth_from(read_json(path, 'annotation file'), f'annotation file {path}', labels)
+    return ground_truth_of(read_coco(path), labels, as_coco)
 
 
 def ground_truth_from(dataset: Any, source: str, labels: bool = True) -> GroundTruth:
     """Check a parsed COCO annotation file; see :func:`load_ground_truth`."""
-    _check_sections(dataset, source, labels)
+    return ground_truth_of(coco_from(dataset, source), labels)
 
-    images = Columns(dataset['images'], source, 'image')
-    if not len(images):
-        raise InputError(f'{source}: it lists no images')
-    image_ids = images.ids('id')
-    images.unique('id', image_ids)
-    order = np.argsort(image_ids)
-    sizes = np.array(
-        [
-            [_size(image, 'width', source), _size(image, 'height', source)]
-            for image in images.records
-        ]
-    )
 
-    categories = Columns(dataset['categories'], source, 'category')
-    if not len(categories):
-        raise InputError(f'{source}: it lists no categories')
-    category_ids = categories.ids('id')
-    categories.unique('id', category_ids)
+def ground_truth_of(file: CocoFile, labels: bool = True, as_coco: bool = False) -> GroundTruth:
+    """Check an annotation file that was read; see :func:`load_ground_truth`."""
+    images, categories, source = file.images, file.categories, file.source
+    _check_sections(file, labels, as_coco)
+    notes: list[str] = []
+    image_numbers, category_numbers = Numbering(images), Numbering(categories)
+    for records, numbers in ((images, image_numbers), (categories, category_numbers)):
+        if not numbers.plain:
+            notes.append(f'note: {source} has {records.noun} ids that are no whole numbers; they '
+                         'are numbered from 1')  # fmt: skip
+        repeated = len(numbers.values) - len(numbers.known)
+        if repeated:
+            notes.append(
+                f'warning: {source}: {repeated} {records.noun} id(s) occur again; the last '
+                f'{records.noun} of an id counts'
+            )
+    names = _by_number(category_numbers, categories['name'], shown_name=True)
+    if len(set(names.values())) < len(names):
+        notes.append(f'note: {source} has categories of the same name; they are told apart by id')
 
-    notes = []
-    objects = Columns(dataset.get('annotations', []), source, 'annotation')
-    ids = objects.ids('id')
-    objects.unique('id', ids)
-    image = objects.ids('image_id')
-    objects.known('image_id', image, image_ids)
-    category = objects.ids('category_id')
-    objects.known('category_id', category, category_ids)
-    boxes = objects.boxes()
+    objects = file.annotations or Records('annotation', source, {'id': []})
+    columns = _objects(objects, image_numbers, category_numbers, notes)
     if labels and not len(objects):
-        notes.append(f'{source} has no annotations: every figure is undefined')
-    if (ids == 0).any():
-        notes.append(
-            f'{source} numbers an annotation 0, which pycocotools takes for "unmatched": no '
-            'detection can match that object; number annotations from 1'
-        )
-    if all('area' in record for record in objects.records):
-        areas = objects.numbers('area')
-    else:
-        areas = boxes[:, 2] * boxes[:, 3]
-        notes.append(f'{source} lacks areas: width times height of the boxes stands in')
-
+        notes.append(f'warning: {source} has no annotations: every figure is undefined')
     truth = GroundTruth(
         source=source,
-        image_ids=image_ids[order],
-        image_sizes=sizes[order],
-        file_names={
-            i: str(r.get('file_name', '')) for i, r in zip(image_ids.tolist(), images.records)
-        },
-        category_ids=np.sort(category_ids),
-        category_names={
-            i: str(r.get('name', i)) for i, r in zip(category_ids.tolist(), categories.records)
-        },
-        ids=ids,
-        image=image,
-        category=category,
-        boxes=boxes,
-        areas=areas,
-        crowd=_crowd(objects),
+        image_ids=image_numbers.known,
+        image_sizes=_sizes(images, image_numbers, notes),
+        file_names=_by_number(image_numbers, images['file_name']),
+        category_ids=category_numbers.known,
+        category_names=names,
+        **columns,
+        image_numbers=image_numbers,
+        category_numbers=category_numbers,
         notes=notes,
     )
-    refuse_corners(boxes, truth.sizes_of(image), source)
+    notes += corners_in_truth(truth.boxes, truth.sizes_of(truth.image), source)
     return truth
 
 
-def _check_sections(dataset: Any, source: str, labels: bool) -> None:
-    if isinstance(dataset, list):
-        raise InputError(
-            f'{source} holds a list, as results do; a COCO annotation file is an object with '
-            'images, annotations and categories (were the two files swapped?)'
-        )
-    if not isinstance(dataset, dict):
-        raise InputError(f'{source} is not a COCO annotation file: it holds no object')
-    missing = [key for key in ('images', 'categories') if key not in dataset]
+def _check_sections(file: CocoFile, labels: bool, as_coco: bool) -> None:
+    missing = [name for name in ('images', 'categories') if getattr(file, name) is None]
     if missing:
         raise InputError(
-            f'{source} is not a COCO annotation file: it has no {" and no ".join(missing)}'
+            f'{file.source} is not a COCO annotation file: it has no {" and no ".join(missing)}'
         )
-    if labels and 'annotations' not in dataset:
+    for name in ('images', 'categories'):
+        if not len(getattr(file, name)):
+            raise InputError(f'{file.source}: it lists no {name}')
+    if labels and file.annotations is None:
         raise InputError(
-            f'{source} has no annotations (test-dev keeps its own): nothing to score against; '
+            f'{file.source} has no annotations (test-dev keeps its own): nothing to score against; '
             'use --submission to prepare results for the server'
         )
-
-
-def _size(image: dict, key: str, source: str) -> float:
-    size = image.get(key)
-    if size is None:
-        return float('nan')
-    if type(size) not in (int, float) or not 0 < size < float('inf'):
+    if not as_coco and any(value is not UNSET for value in file.images['neg_category_ids']):
         raise InputError(
-            f'{source}: image {image["id"]} has {key} {size!r:.40}, not a size in pixels'
+            f'{file.source} is in the format of LVIS (neg_category_ids), whose own rules leave '
+            "classes out that COCO's count as wrong: use the lvis package, or --as-coco to score "
+            "by COCO's rules all the same"
         )
-    return float(size)
 
 
-def _crowd(objects: Columns) -> np.ndarray:
-    flags = [record.get('iscrowd', 0) for record in objects.records]
-    strange = [flag for flag in flags if type(flag) not in (int, bool) or flag not in (0, 1)]
-    if strange:
-        raise InputError(f'{objects.source}: iscrowd is {strange[0]!r:.40}; it can be 0 or 1')
+def _objects(
+    objects: Records, images: Numbering, categories: Numbering, notes: list[str]
+) -> dict[str, np.ndarray]:
+    """Return the columns of the objects that are scored."""
+    if not len(objects):
+        nothing = np.zeros(0, dtype=np.int64)
+        return dict(ids=nothing, image=nothing, category=nothing, boxes=np.zeros((0, 4)),
+                    areas=np.zeros(0), crowd=np.zeros(0, dtype=bool))  # fmt: skip
+    source, count = objects.source, len(objects)
+    image, image_known = images.of(objects, 'image_id')
+    category, category_known = categories.of(objects, 'category_id')
+    for key, known in (('image_id', image_known), ('category_id', category_known)):
+        if not known.all():
+            first = shown(objects[key][int(np.argmin(known))])
+            notes.append(
+                f'warning: {source}: {(~known).sum()} of {count} annotations name {key}s that the '
+                f'file does not list, such as {first}; they are left out'
+            )
+    kept = np.flatnonzero(image_known & category_known)
+    ids, kept = _ids(objects, kept, image, image_known & category_known, notes)
+    boxes = boxes_of(objects, kept)
+    negative = (boxes[:, 2:] < 0).any(axis=1)
+    if negative.any():
+        notes.append(
+            f'warning: {source}: {negative.sum()} of {count} annotations have a bbox of negative '
+            f'size, the first is number {kept[np.argmax(negative)] + 1}; nothing can match them'
+        )
+    return dict(
+        ids=ids,
+        image=image[kept],
+        category=category[kept],
+        boxes=boxes,
+        areas=_areas(objects, kept, boxes, notes),
+        crowd=_crowd(objects, kept, notes),
+    )
+
+
+def _ids(
+    objects: Records, kept: np.ndarray, image: np.ndarray, valid: np.ndarray, notes: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return annotation ids, each positive but for 0, and the rows of the objects scored.
+
+    Where ids repeat, pycocotools finds objects by id, so that the last of an id stands for all of
+    them, in the order of the images in which they were listed.
+    """
+    missing = objects.rows('id', lambda v: v is UNSET or isinstance(v, (list, dict)))
+    if missing:
+        objects.fail(missing, 'id', 'number the annotations from 1')
+    labels = [plain(value) for value in objects['id']]
+    first_of = {label: row for row, label in enumerate(labels)}  # in fact the last of each
+    repeated = len(labels) - len(first_of)
+    if repeated:
+        last = np.array([first_of[label] for label in labels])
+        kept = last[kept[np.argsort(image[kept], kind='stable')]]
+        kept = kept[valid[kept]]
+        notes.append(
+            f'warning: {objects.source}: {repeated} of {len(labels)} annotation ids occur again; '
+            'as in pycocotools the last annotation of an id stands for all of them'
+        )
+    zero = np.array([labels[row] in (0, '0') for row in kept.tolist()], dtype=bool)
+    if zero.any():
+        notes.append(
+            f'warning: {objects.source} numbers an annotation 0, which pycocotools takes for '
+            '"unmatched": no detection can match that object; number annotations from 1'
+        )
+    own = [labels[row] for row in kept.tolist()]
+    if not repeated and all(type(label) is int and 0 <= label < 2**53 for label in own):
+        return np.array(own, dtype=np.int64), kept
+    return np.where(zero, 0, np.arange(1, len(kept) + 1)), kept
+
+
+def boxes_of(records: Records, kept: np.ndarray) -> np.ndarray:
+    """Return ``bbox`` of the records at ``kept`` as finite float64, shape (kept, 4).
+
+    Raises:
+        InputError: a box without four finite numbers.
+    """
+    values = records['bbox']
+    rows = kept.tolist()
+    if rows != list(range(len(values))):
+        values = [values[row] for row in rows]
+    if set(map(type, values)) - {list} or set(map(len, values)) - {4}:
+        odd = [row for row, v in zip(rows, values) if not isinstance(v, list) or len(v) != 4]
+        records.fail(odd, 'bbox', 'four numbers [x, y, width, height] are expected')
+    try:
+        boxes = np.array(values)
+        plainly = boxes.dtype.kind in 'if'
+        boxes = boxes.astype(np.float64).reshape(-1, 4)
+    except (TypeError, ValueError, OverflowError):
+        plainly = False
+    if not plainly and rows:
+        quoted = str if records.noun == 'annotation' else int
+        odd = [r for r, v in zip(rows, values) if not all(_is_number(x, quoted) for x in v)]
+        if odd:
+            records.fail(odd, 'bbox', 'four finite numbers are expected, without quotes')
+        boxes = np.array([[float(x) for x in v] for v in values])
+    finite = np.isfinite(boxes).all(axis=1)
+    if not finite.all():
+        records.fail(
+            [rows[i] for i in np.flatnonzero(~finite)], 'bbox', 'numbers have to be finite'
+        )
+    return boxes
+
+
+def _is_number(value: Any, quoted: type) -> bool:
+    """Whether a value is a number, or (in annotations, as for pycocotools) one in quotes."""
+    try:
+        return isinstance(value, (int, float, quoted)) and float(value) == float(value)
+    except (ValueError, OverflowError):
+        return False
+
+
+def _areas(objects: Records, kept: np.ndarray, boxes: np.ndarray, notes: list[str]) -> np.ndarray:
+    values = [objects['area'][row] for row in kept.tolist()]
+    if set(map(type, values)) <= {int, float}:
+        return as_floats(values)
+    rows = kept.tolist()
+    odd = [
+        row for row, v in zip(rows, values)
+        if v is not UNSET and v is not None and not isinstance(v, (int, float))
+    ]  # fmt: skip
+    if odd:
+        objects.fail(odd, 'area', 'a number is expected, without quotes')
+    without = np.array([v is UNSET or v is None for v in values])
+    size = boxes[:, 2] * boxes[:, 3]
+    notes.append(
+        f'warning: {objects.source}: {without.sum()} of {len(objects)} annotations have no area, '
+        f'the first is number {rows[int(np.argmax(without))] + 1}; width times height of the box '
+        'stands in for those'
+    ) if without.any() else None
+    return np.where(without, size, as_floats([0 if w else v for w, v in zip(without, values)]))
+
+
+def _crowd(objects: Records, kept: np.ndarray, notes: list[str]) -> np.ndarray:
+    rows = kept.tolist()
+    values = [objects['iscrowd'][row] for row in rows]
+    if set(map(type, values)) <= {int} and set(values) <= {0, 1}:
+        return np.array(values, dtype=bool)
+    flags = []
+    odd, null = [], []
+    for row, value in zip(rows, values):
+        if value is None:
+            null.append(row)
+        nested = isinstance(value, (list, dict))
+        flag = False if value is None or value is UNSET or nested else _CROWD.get(value)
+        if flag is None or nested:
+            odd.append(row)
+        flags.append(bool(flag))
+    if odd:
+        objects.fail(odd, 'iscrowd', 'it can be 0 or 1')
+    if null:
+        notes.append(f'warning: {objects.source}: {objects.fault(null, "iscrowd")}; null is taken '
+                     'for 0')  # fmt: skip
     return np.array(flags, dtype=bool)
+
+
+def _sizes(images: Records, numbers: Numbering, notes: list[str]) -> np.ndarray:
+    sizes = np.full((len(numbers.known), 2), np.nan)
+    places = np.searchsorted(numbers.known, numbers.values)
+    odd: set[int] = set()
+    for side, key in enumerate(('width', 'height')):
+        values = images[key]
+        if not set(map(type, values)) <= {int, float}:
+            odd.update(
+                row for row, v in enumerate(values)
+                if v is not UNSET and v is not None and not isinstance(v, (int, float))
+            )  # fmt: skip
+            values = [v if isinstance(v, (int, float)) else np.nan for v in values]
+        column = as_floats(values)
+        strange = ~(column > 0) & ~np.isnan(column) | np.isinf(column)
+        odd.update(np.flatnonzero(strange).tolist())
+        sizes[places, side] = np.where(strange, np.nan, column)
+    if odd:
+        first = min(odd)
+        notes.append(
+            f'warning: {images.source}: {len(odd)} of {len(images)} images have no size in pixels, '
+            f'the first is number {first + 1}, width {shown(images["width"][first])} and height '
+            f'{shown(images["height"][first])}'
+        )
+    return sizes
+
+
+def _by_number(numbers: Numbering, values: list, shown_name: bool = False) -> dict[int, str]:
+    """Return number to text; a value that is missing is empty, or the number for a name."""
+    texts = {}
+    for number, value in zip(numbers.values.tolist(), values):
+        missing = value is UNSET
+        text = (str(number) if shown_name else '') if missing else value
+        texts[number] = clean(text if isinstance(text, str) else str(text))
+    return texts

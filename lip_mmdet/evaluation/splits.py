@@ -63,6 +63,7 @@ def minival_notes(ground_truth: GroundTruth) -> list[str]:
     if size == _MINIVAL_SIZE:
         return []
     return [
-        f'{ground_truth.source} has {size[0]} images and {size[1]} classes where COCO minival has '
-        f'{_MINIVAL_SIZE[0]} and {_MINIVAL_SIZE[1]}: compare these figures with no published ones'
+        f'warning: {ground_truth.source} has {size[0]} images and {size[1]} classes where COCO '
+        f'minival has {_MINIVAL_SIZE[0]} and {_MINIVAL_SIZE[1]}: compare these figures with no '
+        'published ones'
     ]

@@ -9,10 +9,11 @@ from typing import List, Sequence, Tuple
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lip_mmdet.evaluation.breakdown import Breakdown
 from lip_mmdet.evaluation.comparison import Comparison
-from lip_mmdet.evaluation.figures import AP_FIGURES, AR_FIGURES
+from lip_mmdet.evaluation.figures import AP_FIGURES, recall_names
 from lip_mmdet.evaluation.references import Reference, differences
 
 # A row of a table: its label and its cells.
@@ -64,11 +65,12 @@ def print_breakdown(
     """
     console = console or _console()
     ap_rows = figure_rows(breakdown, AP_FIGURES, label, reference)
-    ar_rows = figure_rows(breakdown, AR_FIGURES, label)
+    recalls = recall_names(breakdown.figures)
+    ar_rows = figure_rows(breakdown, recalls, label)
     _print_table(console, 'Average precision (%)', AP_FIGURES, ap_rows)
     if reference is not None:
-        console.print(f'[dim]{reference.title}: {reference.source}[/dim]', highlight=False)
-    _print_table(console, 'Average recall (%)', AR_FIGURES, ar_rows)
+        console.print(Text(f'{reference.title}: {reference.source}', style='dim'))
+    _print_table(console, 'Average recall (%)', recalls, ar_rows)
     _print_table(
         console,
         'By IoU threshold (%)',
@@ -78,7 +80,8 @@ def print_breakdown(
     counts = breakdown.counts
     _print_table(
         console,
-        f'Counted in {counts["images"]} images, {counts["categories"]} classes',
+        f'Counted in {counts["images"]} images, {counts["categories"]} classes; '
+        f'{counts["images_without_detections"]} of {counts["images"]} images have no detection',
         list(counts['objects']),
         [
             (kind, [f'{count:,}' for count in counts[kind].values()])
@@ -86,7 +89,7 @@ def print_breakdown(
         ],
     )
     if per_class:
-        names = [*AP_FIGURES, 'AR100']
+        names = [*AP_FIGURES, recalls[-4]]
         _print_table(
             console,
             'By class (%)',
@@ -157,7 +160,7 @@ def markdown(breakdown: Breakdown, label: str, reference: Reference | None = Non
 
 def csv_text(breakdown: Breakdown) -> str:
     """Return a CSV line for all classes and for each, with fractions at full precision."""
-    names = [*AP_FIGURES, *AR_FIGURES]
+    names = list(breakdown.figures)
     total = {
         'id': '',
         'name': 'all',
@@ -193,12 +196,13 @@ def _compared(row: dict) -> list[str]:
 
 
 def _print_table(console: Console, title: str, columns: Sequence[str], rows: list[Row]) -> None:
-    # Names come from files and may hold what Rich takes for markup.
-    table = Table(title=title, title_justify='left', show_edge=False, title_style='bold')
+    console.print(Text(title, style='bold'))
+    table = Table(show_edge=False)
     table.add_column('')
     for column in columns:
         table.add_column(column, justify='right', no_wrap=True)
     for label, cells in rows:
-        table.add_row(*(cell.replace('[', '\\[') for cell in (label, *cells)))
+        # Names come from files and may hold what Rich takes for markup.
+        table.add_row(*map(Text, (label, *cells)))
     console.print(table)
     console.print()

@@ -58,7 +58,7 @@ def draw_boxes(
             axes.text(
                 min(max(x, 2), columns - 2),
                 max(y, 0.04 * rows),
-                label.replace('$', r'\$'),
+                label,
                 color='white',
                 fontsize=7,
                 verticalalignment='bottom',

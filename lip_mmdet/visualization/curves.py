@@ -157,6 +157,4 @@ def _finish_precision_recall(axes) -> None:
 
 
 def _shortened(name: str, length: int = 24) -> str:
-    # Matplotlib takes text between dollar signs for a formula.
-    name = name if len(name) <= length else name[: length - 1] + '…'
-    return name.replace('$', r'\$')
+    return name if len(name) <= length else name[: length - 1] + '…'

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from lip_mmdet.evaluation import (
     AP_FIGURES,
-    AR_FIGURES,
     Breakdown,
     CocoEvaluation,
     Comparison,
@@ -24,9 +25,10 @@ from lip_mmdet.evaluation import (
     image_ap,
 )
 from lip_mmdet.evaluation.error_types import ERROR_TYPES, ErrorBreakdown, break_down_errors
+from lip_mmdet.evaluation.figures import recall_names
 from lip_mmdet.evaluation.references import differences
 from lip_mmdet.evaluation.tables import interval, percent
-from lip_mmdet.files import replace_on_success
+from lip_mmdet.files import replace_on_success, write_text
 from lip_mmdet.visualization import curves
 from lip_mmdet.visualization.boxes import draw_boxes
 from lip_mmdet.visualization.report_style import STYLE
@@ -84,14 +86,21 @@ def write_report(content: ReportInput, page: Path, folder: Path) -> None:
         InputError: the folder cannot be written to.
     """
     errors = break_down_errors(content.evaluation, content.truth, content.detections)
-    pictures = {
-        name: _png(figure) for name, figure in _plots(content, errors).items() if figure is not None
-    }
-    worst = _worst_images(content, errors)
-    for name, png in {**pictures, **{name: image['png'] for name, image in worst.items()}}.items():
+    # Names are no formulas, and a font may lack their letters.
+    with rc_context({'text.parse_math': False}), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        plots = _plots(content, errors).items()
+        pictures = {name: _png(figure) for name, figure in plots if figure is not None}
+        worst = _worst_images(content, errors)
+    written = {**pictures, **{name: image['png'] for name, image in worst.items()}}
+    for name, png in written.items():
         with replace_on_success(folder / f'{name}.png') as file:
             file.write_bytes(png)
-    page.write_text(_page(content, errors, pictures, worst), encoding='utf-8')
+    # An earlier report in this folder may have had more.
+    for old in (*folder.glob('worst_[0-9]*.png'), folder / 'ap_per_class.png'):
+        if old.stem not in written and old.is_file():
+            old.unlink()
+    write_text(page, _page(content, errors, pictures, worst), folder / 'index.html')
 
 
 def _plots(content: ReportInput, errors: ErrorBreakdown) -> dict[str, Figure | None]:
@@ -177,6 +186,7 @@ def _page(
     worst: dict[str, dict],
 ) -> str:
     counts = content.breakdown.counts
+    limits = ', '.join(map(str, content.evaluation.max_detections))
     summary = (
         f'{counts["images"]:,} images, {counts["objects"]["all"]:,} objects, '
         f'{counts["detections"]["all"]:,} detections, {counts["categories"]} classes'
@@ -199,7 +209,7 @@ def _page(
         f'<body><header><p class="kicker">COCO evaluation</p><h1>{escape(content.label)}</h1>'
         f'<p class="summary">{escape(summary)}</p></header><main>{notes}{_cards(content)}'
         f'{"".join(sections)}</main>'
-        f'<footer>Boxes, COCO limits (1, 10, 100 detections), computed with '
+        f'<footer>Boxes, {limits} detections of a class in an image, computed with '
         f'{escape(content.breakdown.backend)}.</footer></body></html>\n'
     )
 
@@ -269,8 +279,9 @@ def _figures_table(content: ReportInput) -> str:
 
 def _recall_table(content: ReportInput) -> str:
     figures = content.breakdown.figures
+    names = recall_names(figures)
     return _table(
-        ['percent', *AR_FIGURES], [(content.label, [percent(figures[name]) for name in AR_FIGURES])]
+        ['percent', *names], [(content.label, [percent(figures[name]) for name in names])]
     )
 
 
@@ -341,7 +352,7 @@ def _errors_section(errors: ErrorBreakdown, pictures: dict[str, bytes]) -> str:
 
 
 def _classes_section(content: ReportInput, pictures: dict[str, bytes]) -> str:
-    names = [*AP_FIGURES, 'AR100']
+    names = [*AP_FIGURES, recall_names(content.breakdown.figures)[-4]]
     rows = [
         (
             row['name'],

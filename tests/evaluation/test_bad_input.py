@@ -74,40 +74,19 @@ BAD_TRUTH = {
         'has no bbox',
     ),
     'an image without id': (changed(TRUTH, 'images', 0, 'id', ...), 'image number 1 has no id'),
-    'an id as string': (changed(TRUTH, 'images', 2, 'id', '3'), 'without quotes'),
-    'an id as fraction': (changed(TRUTH, 'annotations', 0, 'id', 1.5), 'whole numbers'),
     'an id of thousands of digits': (
         json.dumps(TRUTH).replace('"id": 3', f'"id": {HUGE}'),
         'annotation file',
     ),
-    'duplicate image ids': (changed(TRUTH, 'images', 2, 'id', 1), 'image ids occur more than once'),
-    'duplicate annotation ids': (changed(TRUTH, 'annotations', 2, 'id', 1), 'more than once'),
-    'duplicate category ids': (changed(TRUTH, 'categories', 2, 'id', 1), 'more than once'),
-    'an annotation of an unknown image': (
-        changed(TRUTH, 'annotations', 0, 'image_id', 9),
-        'unknown image_id(s), such as 9',
-    ),
-    'an annotation of an unknown category': (
-        changed(TRUTH, 'annotations', 0, 'category_id', 3),
-        'unknown category_id(s), such as 3',
-    ),
     'a NaN in a box': (changed(TRUTH, 'annotations', 0, 'bbox', 0, float('nan')), 'finite'),
-    'a negative width': (changed(TRUTH, 'annotations', 0, 'bbox', 2, -3), 'negative'),
-    'boxes as corners': (
-        json.dumps(
-            dict(TRUTH, annotations=[dict(a, bbox=[60, 40, 90, 70]) for a in TRUTH['annotations']])
-        ),
-        'xyxy',
-    ),
     'an area as string': (changed(TRUTH, 'annotations', 0, 'area', '900'), 'without quotes'),
     'a strange crowd flag': (changed(TRUTH, 'annotations', 0, 'iscrowd', 2), 'iscrowd'),
-    'a width of 0': (changed(TRUTH, 'images', 0, 'width', 0), 'width 0'),
 }
 BAD_RESULTS = {
     'empty': ('', 'is empty'),
     'truncated': (json.dumps(RESULTS)[:-30], 'truncated'),
     'truncated after a record': (json.dumps(RESULTS).rpartition(',')[0], 'truncated'),
-    'no text': (b'\xff\xfe\x00\x01\x80'.decode('latin-1'), 'not'),
+    'no text': (b'[\xff\xfe\x00\x01\x80'.decode('latin-1'), 'not'),
     'nested too deeply': (DEEP, 'nested too deeply'),
     'annotations': (json.dumps(TRUTH), 'holds an annotation file'),
     'wrapped': (json.dumps(dict(results=RESULTS)), 'a list of objects'),
@@ -126,21 +105,14 @@ BAD_RESULTS = {
     'a box of strings': (changed(RESULTS, 0, 'bbox', list('1234')), 'without quotes'),
     'a NaN in a box': (changed(RESULTS, 2, 'bbox', 3, float('nan')), 'number 3 has bbox'),
     'a negative height': (changed(RESULTS, 0, 'bbox', 3, -1.0), 'negative'),
-    'an image as file name': (changed(RESULTS, 0, 'image_id', '1.jpg'), 'without quotes'),
     'another dataset': (
         json.dumps([dict(r, image_id=r['image_id'] + 1000) for r in RESULTS]),
         'another dataset',
     ),
-    'an unknown category': (changed(RESULTS, 0, 'category_id', 77), 'such as 77'),
-    'categories counted from 0': (
-        json.dumps([dict(r, category_id=c) for c, r in enumerate(RESULTS)]),
-        '0-based',
+    'no category of the annotations': (
+        json.dumps([dict(r, category_id=70 + c) for c, r in enumerate(RESULTS)]),
+        'no detection has a category_id of the annotations, the first is 70',
     ),
-    'categories counted from 1': (
-        json.dumps([dict(r, category_id=c) for c, r in enumerate(RESULTS, start=1)]),
-        'counted from 1',
-    ),
-    'boxes as corners': (all_boxes(RESULTS, [60.0, 40.0, 90.0, 70.0]), 'xyxy'),
 }
 
 
@@ -208,7 +180,7 @@ def test_a_bad_baseline_is_refused(refuses, tmp_path, case):
 
 def test_other_kinds_of_files_are_refused(refuses):
     truth, results = json.dumps(TRUTH), json.dumps(RESULTS)
-    refuses(truth, gzip.compress(results.encode()), 'gzip')
+    refuses(truth, gzip.compress(results.encode())[:-9], 'not a whole gzip')
     refuses(truth, pickle.dumps(RESULTS), 'pickle')
     refuses(truth, b'PK\x03\x04' + bytes(30), 'zip')
 
@@ -245,36 +217,16 @@ def test_arguments_that_make_no_sense_are_refused(monkeypatch, capsys, tmp_path)
         (('--ann', 'a', '--results', 'r', '--reference', 'yolo'), 'sge-resnet-50'),
         (('--ann', 'a', '--results', 'r', '--images', tmp_path / 'no'), 'is not a folder'),
         (('--ann', 'a', '--results', 'r', '--resamples', '0'), 'at least 1'),
+        (('--ann', 'a', '--results', 'r', '--seed', '-1'), 'at least 0'),
+        (('--ann', 'a', '--results', 'r', '--max-dets', '0'), 'at least 1'),
+        (
+            ('--ann', 'a', '--results', 'r', '--submission', 'd', '--alg', 'x', '--baseline', 'b'),
+            '--submission does not use --baseline',
+        ),
         (('--check-submission', 'r.zip'), 'image_info'),
     ):
         status, err = run_in_process(monkeypatch, capsys, *arguments)
         assert status == 2 and complaint in err and err.count('\n') == 1, (arguments, err)
-
-
-def test_category_ids_shifted_by_one_are_noted_where_all_of_them_exist(
-    tmp_path, capsys, monkeypatch
-):
-    # Categories 1 to 5, of which 2 to 5 occur: counted from 0 they are 1 to 4, which exist.
-    truth = dict(
-        images=TRUTH['images'],
-        categories=[dict(id=c, name=f'class {c}') for c in range(1, 6)],
-        annotations=[
-            dict(id=c, image_id=1 + c % 3, category_id=c, bbox=[5, 5, 30, 30], area=900, iscrowd=0)
-            for c in range(2, 6)
-        ],
-    )
-    results = [
-        dict(image_id=1 + c % 3, category_id=c - 1, bbox=[5, 5, 30, 30], score=0.9)
-        for c in range(2, 6)
-    ]
-    (tmp_path / 'ann.json').write_text(json.dumps(truth))
-    (tmp_path / 'results.json').write_text(json.dumps(results))
-    files = ('--ann', tmp_path / 'ann.json', '--results', tmp_path / 'results.json')
-    status, err = run_in_process(monkeypatch, capsys, *files)
-    assert status == 0 and '0-based' in err
-    right = [dict(result, category_id=result['category_id'] + 1) for result in results]
-    (tmp_path / 'results.json').write_text(json.dumps(right))
-    assert run_in_process(monkeypatch, capsys, *files) == (0, '')
 
 
 def test_boxes_that_merely_leave_the_image_are_scored(tmp_path, monkeypatch, capsys):

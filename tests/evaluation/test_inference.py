@@ -182,7 +182,8 @@ def test_the_metric_refuses_what_it_does_not_compute(project):
 
     for options in (
         dict(metric='segm'),
-        dict(proposal_nums=(100, 300, 1000)),
+        dict(proposal_nums=(100, 10)),
+        dict(metric_items=['AR@300']),
         dict(eval_backend='x'),
     ):
         with pytest.raises(InputError):
