@@ -13,10 +13,10 @@ from lip_mmdet.dependencies import NEEDED, require
 require(*NEEDED)
 
 from lip_mmdet import backbones, layers  # noqa: E402
-from lip_mmdet.engine import config_checks, launch  # noqa: E402
+from lip_mmdet.engine import data_hook, launch  # noqa: E402
 from lip_mmdet.engine.safe_loading import make_loading_safe  # noqa: E402
 from lip_mmdet.evaluation import coco_metric  # noqa: E402
 
 make_loading_safe()
 
-__all__ = ['backbones', 'coco_metric', 'config_checks', 'launch', 'layers']
+__all__ = ['backbones', 'coco_metric', 'data_hook', 'launch', 'layers']

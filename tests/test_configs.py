@@ -17,7 +17,8 @@ from shapes import CLASSES, make_shapes_dataset
 
 import lip_mmdet.plugin  # noqa: F401
 from lip_mmdet import config_path
-from lip_mmdet.engine.config_checks import check_dataset
+from shapes import CLASSES, make_shapes_dataset
+from lip_mmdet.engine.config_checks import check_data
 
 ROOT = Path(config_path())
 # LIP-DenseNet, DenseNet and SGE are test_relatives_configs.py's.
@@ -129,7 +130,7 @@ def test_own_data_needs_paths_and_class_names_only(tmp_path):
     (tmp_path / 'my_config.py').write_text(f'{edited}# {rest}')
     config = Config.fromfile(tmp_path / 'my_config.py')
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        check_dataset(config, loader)
+        check_data(config, loader)
         assert len(DATASETS.build(config[loader].dataset)) > 0
     assert config.model.roi_head.bbox_head.num_classes == 3
     assert config.test_evaluator.ann_file == f'{tmp_path.as_posix()}/shapes/val.json'

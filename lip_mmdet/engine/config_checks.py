@@ -1,6 +1,6 @@
 """What a detection config says of its data, checked in seconds instead of failing in an hour.
 
-The tools ask :func:`check_data` before they start, and the hook below asks it for whoever starts
+The tools ask :func:`check_data` before they start, and `data_hook` asks it for whoever starts
 MMDetection another way. It judges by MMDetection's own rules what :mod:`lip_mmdet.evaluation` read.
 """
 
@@ -17,8 +17,6 @@ from mmdet.evaluation import CocoMetric
 from mmdet.registry import DATASETS, METRICS
 from mmengine.config import Config, ConfigDict
 from mmengine.fileio import list_from_file
-from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
 
 from lip_mmdet.errors import InputError
 from lip_mmdet.evaluation.coco_file import CocoFile, read_categories, read_coco, shown
@@ -39,32 +37,6 @@ _HEADS = ('bbox_head', 'mask_head')
 _ALL_IMAGES, _SAMPLE = 20_000, 2_000
 # What was judged in this process, so that a tool and the hook say nothing twice.
 _judged: set[str] = set()
-
-
-@HOOKS.register_module()
-class CheckDataHook(Hook):
-    """Judge the data of a run before its first iteration, validation or test.
-
-    In a config: ``custom_hooks = [dict(type='CheckDataHook')]``. Refuses what MMDetection would
-    stumble over or learn wrongly (``InputError``) and logs what it leaves out.
-    """
-
-    priority = 'VERY_HIGH'
-
-    def before_train(self, runner) -> None:
-        self._check(runner, 'train_dataloader', 'val_dataloader')
-
-    def before_val(self, runner) -> None:
-        self._check(runner, 'val_dataloader')
-
-    def before_test(self, runner) -> None:
-        self._check(runner, 'test_dataloader')
-
-    def _check(self, runner, *loaders: str) -> None:
-        if runner.rank == 0:
-            for note in check_data(runner.cfg, *loaders):
-                log = runner.logger.warning if note.startswith('warning') else runner.logger.info
-                log(note)
 
 
 def check_data(config: Config, *loaders: str) -> list[str]:

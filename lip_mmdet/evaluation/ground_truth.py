@@ -199,13 +199,14 @@ def _objects(
             f'warning: {source}: {negative.sum()} of {count} annotations have a bbox of negative '
             f'size, the first is number {kept[np.argmax(negative)] + 1}; nothing can match them'
         )
+    crowd = _crowd(objects, kept, notes)
     return dict(
         ids=ids,
         image=image[kept],
         category=category[kept],
         boxes=boxes,
-        areas=_areas(objects, kept, boxes, notes),
-        crowd=_crowd(objects, kept, notes),
+        areas=_areas(objects, kept, boxes, crowd, notes),
+        crowd=crowd,
     )
 
 
@@ -258,7 +259,7 @@ def boxes_of(records: Records, kept: np.ndarray) -> np.ndarray:
         records.fail(odd, 'bbox', 'four numbers [x, y, width, height] are expected')
     try:
         boxes = np.array(values)
-        plainly = boxes.dtype.kind in 'if'
+        plainly = boxes.dtype.kind in 'if' and boxes.ndim == 2
         boxes = boxes.astype(np.float64).reshape(-1, 4)
     except (TypeError, ValueError, OverflowError):
         plainly = False
@@ -284,24 +285,26 @@ def _is_number(value: Any, quoted: type) -> bool:
         return False
 
 
-def _areas(objects: Records, kept: np.ndarray, boxes: np.ndarray, notes: list[str]) -> np.ndarray:
-    values = [objects['area'][row] for row in kept.tolist()]
+def _areas(
+    objects: Records, kept: np.ndarray, boxes: np.ndarray, crowd: np.ndarray, notes: list[str]
+) -> np.ndarray:
+    rows = kept.tolist()
+    values = [objects['area'][row] for row in rows]
     if set(map(type, values)) <= {int, float}:
         return as_floats(values)
-    rows = kept.tolist()
+    without = np.array([not isinstance(v, (int, float)) for v in values])
     odd = [
-        row for row, v in zip(rows, values)
-        if v is not UNSET and v is not None and not isinstance(v, (int, float))
-    ]  # fmt: skip
-    if odd:
+        row for row, v, c in zip(rows, values, crowd) if isinstance(v, (str, list, dict)) and not c
+    ]
+    if odd:  # of a crowd the area is never asked
         objects.fail(odd, 'area', 'a number is expected, without quotes')
-    without = np.array([v is UNSET or v is None for v in values])
+    if without.any():
+        notes.append(
+            f'warning: {objects.source}: {without.sum()} of {len(objects)} annotations have no '
+            f'area, the first is number {rows[int(np.argmax(without))] + 1}; width times height of '
+            'the box stands in for those'
+        )
     size = boxes[:, 2] * boxes[:, 3]
-    notes.append(
-        f'warning: {objects.source}: {without.sum()} of {len(objects)} annotations have no area, '
-        f'the first is number {rows[int(np.argmax(without))] + 1}; width times height of the box '
-        'stands in for those'
-    ) if without.any() else None
     return np.where(without, size, as_floats([0 if w else v for w, v in zip(without, values)]))
 
 

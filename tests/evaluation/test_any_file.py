@@ -42,7 +42,16 @@ RESULTS = [
     )
 ]
 # Refused on purpose though pycocotools gives a figure: what is no number, or means nothing.
-ON_PURPOSE = ('finite', 'negative size', 'iscrowd', 'LVIS', '2^53', 'large', 'another dataset')
+ON_PURPOSE = (
+    'finite',
+    'negative size',
+    'iscrowd',
+    'LVIS',
+    '2^53',
+    'large',
+    'another dataset',
+    'id NaN',
+)
 VALUES = [
     None, True, False, 0, 1, 2, 3, -1, 7, 1.0, 3.0, 1.5, -0.5, 10**19, 10**400, float('nan'),
     float('inf'), float('-inf'), '', '0', '1', '3', 'x', '[/x]', '\ud800', '$x^$', 'tray_1',

