@@ -135,7 +135,10 @@ def fates(
         and set(map(type, areas)) <= {int, float}
         and set(map(type, ignore)) <= {type(UNSET), int}
     )
-    table = np.array(boxes) if plainly else None
+    try:
+        table = np.array(boxes) if plainly else None
+    except ValueError:  # a list in a box
+        plainly = False
     if plainly and table.dtype.kind in 'if' and table.ndim == 2:
         table = table.astype(np.float64)
         area = np.array([float(a) if abs(a) < 1e300 else np.inf for a in areas])

@@ -235,3 +235,28 @@ def test_val_writes_the_figures_to_tensorboard(val_run):
     accumulator = EventAccumulator(str(events.parent))
     accumulator.Reload()
     assert set(SCALARS) <= set(accumulator.Tags()['scalars'])
+
+
+def test_boxes_that_are_not_finite_match_nothing_and_thresholds_are_kept(project):
+    _, _, _, annotations = project
+    dataset = json.loads(annotations.read_text())
+    nan = float('nan')
+
+    def truth(image_id, extra=()):
+        found = [a for a in dataset['annotations'] if a['image_id'] == image_id]
+        boxes = [[x, y, x + w + 4, y + h] for x, y, w, h in (a['bbox'] for a in found)]
+        return [*boxes, *extra], [0.9, 0.8] + [0.95] * len(extra), [0, 1] + [0] * len(extra)
+
+    def values(boxes_of, **options):
+        metric = _metric(annotations, **options)
+        samples = _predictions(annotations, boxes_of)
+        metric.process({}, samples)
+        return metric.evaluate(len(samples))
+
+    broken = [[nan, 0, 9, 9], [0, 0, float('inf'), 9]]
+    assert values(lambda i: truth(i, broken)) == values(truth)
+    # IoU is 40 / 44, so that a threshold of 0.9 is reached and 0.95 is not.
+    assert values(truth, iou_thrs=[0.9, 0.95])['coco/bbox_mAP'] == pytest.approx(0.5)
+    assert values(truth, iou_thrs=0.9)['coco/bbox_mAP'] == 1
+    crowded = values(truth, proposal_nums=(1, 10, 500), metric_items=['mAP', 'AR@500'])
+    assert set(crowded) == {'coco/bbox_mAP', 'coco/bbox_AR@500'}
