@@ -17,7 +17,6 @@ from shapes import CLASSES, make_shapes_dataset
 
 import lip_mmdet.plugin  # noqa: F401
 from lip_mmdet import config_path
-from shapes import CLASSES, make_shapes_dataset
 from lip_mmdet.engine.config_checks import check_data
 
 ROOT = Path(config_path())

@@ -8,7 +8,7 @@ from typing import Callable, Iterator, NamedTuple
 from mmengine.config import Config
 from torch import nn
 
-from lip_mmdet.engine.config_checks import check_dataset
+from lip_mmdet.engine.mmdet_tools import say_and_check_data
 from lip_mmdet.engine.runner import TerseRunner
 from lip_mmdet.engine.safe_loading import check_checkpoint
 from lip_mmdet.errors import InputError
@@ -80,7 +80,7 @@ def score_starts(config: Config, checkpoint: str | os.PathLike) -> Iterator[tupl
             f'{config.filename} has a {backbone.get("type")} as backbone; name the config of a '
             'detector with a ResNet, whose weights are to be kept'
         )
-    check_dataset(config, 'test_dataloader')
+    say_and_check_data(config, 'test_dataloader')
     check_checkpoint(checkpoint)
     for number, start in enumerate(STARTS):
         changed = Config(config.to_dict(), filename=config.filename)
