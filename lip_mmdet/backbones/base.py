@@ -42,9 +42,9 @@ class WarmStartBackbone(BaseModule):
         """Return the modules of a stage from 1 on; 0 is the stem with its pooling."""
         raise NotImplementedError
 
-    def replaced_convolutions(self) -> set[str]:
-        """Return the weights whose shape differs from the plain network's by construction."""
-        return set()
+    def replaced_convolutions(self) -> dict[str, str]:
+        """Return the weights whose shape differs from the plain network's, and the norm behind."""
+        return {}
 
     def init_weights(self) -> None:
         """Initialize as ``init_cfg`` says.

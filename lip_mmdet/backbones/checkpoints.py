@@ -4,8 +4,9 @@ Three things meet here. Released files come in wrappings (a ``state_dict`` entry
 prefix, a classifier). Their names are not ours: :class:`OfficialNames`. And the weights of a plain
 network, without LIP, SGE or deformable convolutions, fit in part: a *warm start*, which begins as
 near to that network as ours can be. SGE and modulated deformable convolutions begin as exactly that
-network, LIP in place of average pooling too. In place of max pooling LIP begins close to it, and a
-1x1 convolution after LIP with the sum of the taps of the strided 3x3 that stood there.
+network, LIP in place of average pooling too. In place of max pooling LIP begins close to it. A 1x1
+convolution after LIP begins with the sum of the taps of the strided 3x3 that stood there, and the
+norm behind it lets little of that through at first, for it is a poor stand-in until it has learned.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ ADDED_PARTS = {
     'deformable convolution': ('.conv_offset.',),
     'SGE': ('.sge',),
 }
+
+# Behind a 1x1 convolution that stands for a 3x3, the norm's weight is scaled by this at first. By
+# docs/warm_start.md the less the better; 0 would stop the convolution's gradient.
+_VARIATION = 0.1
 
 
 class OfficialNames(NamedTuple):
@@ -155,16 +160,20 @@ def _warm_start(module: nn.Module, state_dict: dict[str, Tensor], prefix: str) -
     complete = set(own) == given.union(uncounted, *added.values())
     if not (complete and (added or reshaped)):
         return
+    replaced = module.replaced_convolutions()
     for key in reshaped:
         here, there = own[key].shape, state_dict[key].shape
-        if key[len(prefix) :] not in module.replaced_convolutions() or here != (*there[:2], 1, 1):
+        if key[len(prefix) :] not in replaced or here != (*there[:2], 1, 1):
             return
     notes = [_STARTS[part](module, state_dict, prefix) for part in added]
     for key in reshaped:
         state_dict[key] = state_dict[key].sum((2, 3), keepdim=True)
+        norm = f'{prefix}{replaced[key[len(prefix) :]]}.weight'
+        if norm in state_dict:
+            state_dict[norm] = state_dict[norm] * _VARIATION
     if reshaped:
         names = ', '.join(key[len(prefix) :] for key in reshaped)
-        notes.append(f'3x3 convolutions became 1x1, the sum of their taps, in {names}')
+        notes.append(f'3x3 convolutions became 1x1, the muted sum of their taps, in {names}')
     for key in uncounted.union(*added.values()):
         state_dict[key] = own[key].detach().clone()
     kept = 1 - sum(own[k].numel() for k in reshaped) / sum(own[k].numel() for k in given)

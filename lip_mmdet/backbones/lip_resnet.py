@@ -217,12 +217,15 @@ class LIPResNet(WarmStartResNet):
         x = x.contiguous() if self.dcn else in_running_format(x, self.channels_last)
         return tuple(to_contiguous(feature) for feature in super().forward(x))
 
-    def replaced_convolutions(self) -> set[str]:
-        """Return the 1x1 convolutions that, after LIP, stand for a strided 3x3 one."""
+    def replaced_convolutions(self) -> dict[str, str]:
+        """Return the 1x1 convolutions that, after LIP, stand for a strided 3x3, and their norms."""
         if self.block is not BasicBlock and self.style == 'caffe':
-            return set()
-        name = 'conv1' if self.block is BasicBlock else 'conv2'
-        return {f'{block}{name}.weight' for block in self._lip_blocks()}
+            return {}
+        number = 1 if self.block is BasicBlock else 2
+        norms = {
+            b: getattr(self.get_submodule(b[:-1]), f'norm{number}_name') for b in self._lip_blocks()
+        }
+        return {f'{block}conv{number}.weight': f'{block}{norm}' for block, norm in norms.items()}
 
     def official_state_dict(self) -> dict[str, Tensor]:
         """Return the state dict under the names of the authors' released code.
