@@ -34,7 +34,7 @@ ADDED_PARTS = {
 
 # Behind a 1x1 convolution that stands for a 3x3, the norm's weight is scaled by this at first. By
 # docs/warm_start.md the less the better; 0 would stop the convolution's gradient.
-_VARIATION = 0.1
+MUTED = 0.1
 
 
 class OfficialNames(NamedTuple):
@@ -170,7 +170,7 @@ def _warm_start(module: nn.Module, state_dict: dict[str, Tensor], prefix: str) -
         state_dict[key] = state_dict[key].sum((2, 3), keepdim=True)
         norm = f'{prefix}{replaced[key[len(prefix) :]]}.weight'
         if norm in state_dict:
-            state_dict[norm] = state_dict[norm] * _VARIATION
+            state_dict[norm] = state_dict[norm] * MUTED
     if reshaped:
         names = ', '.join(key[len(prefix) :] for key in reshaped)
         notes.append(f'3x3 convolutions became 1x1, the muted sum of their taps, in {names}')

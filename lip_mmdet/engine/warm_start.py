@@ -8,6 +8,7 @@ from typing import Callable, Iterator, NamedTuple
 from mmengine.config import Config
 from torch import nn
 
+from lip_mmdet.backbones.checkpoints import MUTED
 from lip_mmdet.engine.mmdet_tools import say_and_check_data
 from lip_mmdet.engine.runner import TerseRunner
 from lip_mmdet.engine.safe_loading import check_checkpoint
@@ -42,10 +43,9 @@ def _average_stem(backbone: nn.Module) -> None:
     backbone.maxpool.logit.start('average')
 
 
-def _redraw(backbone: nn.Module) -> None:
-    for name in backbone.replaced_convolutions():
-        convolution = backbone.get_submodule(name.rpartition('.')[0])
-        nn.init.kaiming_normal_(convolution.weight, mode='fan_out', nonlinearity='relu')
+def _let_through(backbone: nn.Module) -> None:
+    for norm in backbone.replaced_convolutions().values():
+        backbone.get_submodule(norm).weight.data /= MUTED
 
 
 _LIP = dict(type='LIPResNet')
@@ -55,7 +55,7 @@ STARTS = (
     Start('LIP in the stem alone', dict(_LIP, lip_stages=_NO_STAGES)),
     Start('LIP in the stages alone', dict(_LIP, lip_stem=False)),
     Start('LIP everywhere, the stem as average pooling', _LIP, _average_stem),
-    Start('LIP everywhere, 1x1 convolutions drawn anew', _LIP, _redraw),
+    Start('LIP everywhere, 1x1 convolutions let through fully', _LIP, _let_through),
 )
 
 
