@@ -167,8 +167,10 @@ def run_inference(args: argparse.Namespace) -> DetectionFiles | None:
     """Return the files that inference wrote and read, None in every process but the first."""
     if args.local_rank is not None:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    # Says first what is missing of MMDetection.
     from mmengine.config import DictAction
 
+    import lip_mmdet.plugin  # noqa: F401
     from lip_mmdet.engine.inference import detect
     from lip_mmdet.engine.memory import keep_freed_memory
 

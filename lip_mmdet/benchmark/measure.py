@@ -95,9 +95,9 @@ def _peak_of_a_process(build: Callable, arguments: tuple) -> float:
 
 def _resident(queue, build: Callable, arguments: tuple) -> None:
     if build.__module__.endswith('backbones'):
-        import mmdet.models  # noqa: F401  what importing takes is not the case's
+        # What importing takes is not the case's.
 
-        import lip_mmdet.plugin  # noqa: F401
+        import lip_mmdet.backbones  # noqa: F401
     before = _status('VmRSS')
     build(*arguments)()
     # Not getrusage's maximum, which a process inherits from the one that started it.

@@ -6,7 +6,6 @@ processes. This module imports torch and MMDetection and is not imported by the 
 
 from __future__ import annotations
 
-import importlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +56,6 @@ def detect(
     config_path = Path(config_path)
     if not config_path.is_file():
         raise InputError(f'config {config_path} does not exist; check the path')
-    importlib.import_module('lip_mmdet.plugin')
     from mmengine.config import Config
     from mmengine.dist import is_main_process
 
