@@ -1,8 +1,4 @@
-"""Operators on tensors, once differentiable and quick on the CPU. They need torch alone.
-
-:mod:`lip_mmdet.ops.formula` has the same operators composed of PyTorch's: those may be traced,
-compiled, exported and differentiated as often as one likes.
-"""
+"""Operators on tensors, once differentiable, quick on the CPU; `formula` composes PyTorch's."""
 
 from lip_mmdet.ops.gated_lip import gated_lip2d
 from lip_mmdet.ops.instance_norm import instance_norm

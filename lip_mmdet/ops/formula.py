@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lip_mmdet.errors import InputError
 from lip_mmdet.ops.window import IntPair, Window, check_affine, check_maps
 
 # Up to here exp(coefficient), and sums and sensible products of it, fit float32. Past it each
@@ -18,11 +19,7 @@ LARGEST_COEFFICIENT = 64.0
 
 
 def lip2d(
-    x: Tensor,
-    logit: Tensor,
-    kernel_size: IntPair = 3,
-    stride: IntPair = 2,
-    padding: IntPair = 1,
+    x: Tensor, logit: Tensor, kernel_size: IntPair = 3, stride: IntPair = 2, padding: IntPair = 1
 ) -> Tensor:
     """As :func:`lip_mmdet.ops.lip2d`: softmax over a window's members, which are copied for it."""
     window = Window.parse(kernel_size, stride, padding)
@@ -85,7 +82,7 @@ def gated_lip2d(
 
 def check_coefficient(coefficient: float) -> None:
     if not coefficient > 0:
-        raise ValueError(f'the soft gate needs a positive coefficient, not {coefficient}')
+        raise InputError(f'the soft gate needs a positive coefficient, not {coefficient}')
 
 
 def is_wanted(x: Tensor) -> bool:

@@ -76,7 +76,7 @@ def gated_lip2d(
         is in float32, or in float64 where the maps are.
 
     Raises:
-        ValueError: as :func:`lip_mmdet.ops.lip2d`; or ``weight`` or ``bias`` is not (C,), or the
+        InputError: as :func:`lip_mmdet.ops.lip2d`; or ``weight`` or ``bias`` is not (C,), or the
             coefficient not positive.
     """
     window = Window.parse(kernel_size, stride, padding)
@@ -94,23 +94,15 @@ def gated_lip2d(
 
 class _GatedLIP2d(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx,
-        x: Tensor,
-        raw: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        coefficient: float,
-        eps: float,
-        window: Window,
-    ) -> Tensor:
+    def forward(ctx, x: Tensor, raw: Tensor, weight: Tensor, bias: Tensor, *options) -> Tensor:
+        coefficient, eps, window = options
         layout = memory_format(raw)
         planes, values = as_planes(raw, layout), as_planes(x, layout)
         mean, rstd = statistics(planes, eps)
         size = *x.shape[:2], *window.out_size(x)
         output = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=layout)
         pooled = as_planes(output, layout)
-        weights = _Weights(planes, values, mean, rstd, weight, bias, coefficient, window)
+        weights = _Weights(planes, values, (mean, rstd), (weight, bias), coefficient, window)
         for tile in weights.windows.tiles():
             total, weighted = weights.move_to(tile)
             result = tile.at(pooled)
@@ -129,7 +121,7 @@ class _GatedLIP2d(torch.autograd.Function):
         coefficient, window = ctx.options
         layout = memory_format(raw)
         planes, values = as_planes(raw, layout), as_planes(x, layout)
-        weights = _Weights(planes, values, mean, rstd, weight, bias, coefficient, window)
+        weights = _Weights(planes, values, (mean, rstd), (weight, bias), coefficient, window)
         grad_x = torch.empty_like(x, memory_format=layout)
         grad_raw = torch.empty_like(raw, dtype=weights.dtype, memory_format=layout)
         grads = (as_planes(grad, layout) for grad in (grad_x, grad_raw))
@@ -152,8 +144,7 @@ def _differentiate(
 ) -> tuple[Tensor, Tensor]:
     """Fill in the gradients of the map and, but for the coefficient, of the normalized logit.
 
-    Returns:
-        The sums over each plane of the latter, and of it times ``raw - mean``.
+    Return the sums over each plane of the latter, and of it times ``raw - mean``.
     """
     windows, dtype = weights.windows, weights.dtype
     sums = torch.zeros_like(mean), torch.zeros_like(mean)
@@ -189,29 +180,12 @@ class _Weights:
     """The weights of the positions, ``exp(coefficient * gate)``, tile after tile.
 
     Rows that the windows of two tiles share are computed once.
-
-    Args:
-        planes: the raw logit.
-        values: the map to pool.
-        mean: of each plane of the raw logit.
-        rstd: likewise.
-        weight: (C,).
-        bias: (C,).
-        coefficient: the soft gate's.
-        window: geometry.
     """
 
     def __init__(
-        self,
-        planes: Tensor,
-        values: Tensor,
-        mean: Tensor,
-        rstd: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        coefficient: float,
-        window: Window,
+        self, planes: Tensor, values: Tensor, figures: tuple, affine: tuple, coefficient, window
     ) -> None:
+        (mean, rstd), (weight, bias) = figures, affine
         self.dtype = torch.promote_types(values.dtype, mean.dtype)
         self.planes, self.values = planes, values
         self.scale = as_columns(weight, planes) * rstd
@@ -224,10 +198,7 @@ class _Weights:
         )
 
     def move_to(self, tile: Tile) -> tuple[Tensor, Tensor]:
-        """Go on to a tile; return the totals of its windows and the weighted sums of the values.
-
-        The caller may overwrite both.
-        """
+        """Go on to a tile; return its windows' totals and weighted sums, which may be changed."""
         covered, own = self.windows.covered(tile), self.windows.own(tile)
         rows = covered[0], max(covered[1], own[1])
         width = self.planes.shape[3]

@@ -43,7 +43,7 @@ def instance_norm(
         inside is in float32 or float64.
 
     Raises:
-        ValueError: ``x`` is not 4-D and floating, or ``weight`` or ``bias`` is not (C,).
+        InputError: ``x`` is not 4-D and floating, or ``weight`` or ``bias`` is not (C,).
     """
     check_affine(x, weight, bias)
     if formula.is_wanted(x):
@@ -156,14 +156,6 @@ def normalization_gradient(
 
     ``rstd * weight * (grad - mean(grad) - normalized * mean(grad * normalized))`` is, for each
     plane, a multiple of the gradient plus a multiple of the raw map plus a constant.
-
-    Args:
-        planes: the raw map.
-        grad: gradient of the normalized, scaled and shifted map, of ``planes``'s shape.
-        mean: of each plane.
-        rstd: of each plane.
-        weight: (C,).
-        sums: over each plane, of ``grad`` and of ``grad * normalized``.
     """
     scale = as_columns(weight, planes) * rstd
     positions = planes.shape[2] * planes.shape[3]
@@ -177,13 +169,7 @@ def normalization_gradient(
 
 
 def affine_gradients(sums: tuple, weight: Tensor, bias: Tensor) -> tuple:
-    """Return the gradients of the affine parameters.
-
-    Args:
-        sums: over each plane, of the result's gradient and of it times the normalized map.
-        weight: (C,).
-        bias: (C,).
-    """
+    """Return the affine parameters' gradients, from :func:`normalization_gradient`'s sums."""
     channels = weight.numel()
     images = sums[0].numel() // max(channels, 1)
     grad_bias, grad_weight = (s.reshape(images, channels).sum(0) for s in sums)

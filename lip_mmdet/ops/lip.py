@@ -49,7 +49,7 @@ def lip2d(
         Arithmetic inside is in float32, or in float64 if either input is.
 
     Raises:
-        ValueError: the tensors are not 4-D, not floating or of different shapes or devices; or the
+        InputError: the tensors are not 4-D, not floating or of different shapes or devices; or the
             window is empty, not covered by the padded input, or padded by more than half.
     """
     window = Window.parse(kernel_size, stride, padding)

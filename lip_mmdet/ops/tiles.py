@@ -27,13 +27,7 @@ TILE_ELEMENTS = 1 << 19
 
 
 class Tile(NamedTuple):
-    """A piece of a map: all columns of some rows of some channels of one image.
-
-    Attributes:
-        image: index of the image.
-        channels: first channel and the one after the last.
-        rows: first row and the one after the last, of whichever map the tiles were cut for.
-    """
+    """A piece of a map: all columns of some rows (first, last + 1) of some channels of an image."""
 
     image: int
     channels: Range
@@ -49,13 +43,7 @@ class Tile(NamedTuple):
 
 
 def tiles(planes: Tensor, row_count: int | None = None, rows_each: int = 1) -> Iterator[Tile]:
-    """Cut the planes of a map into tiles.
-
-    Args:
-        planes: as :func:`as_planes` gives them.
-        row_count: rows to cut, if these are not the map's but those of its pooled version.
-        rows_each: rows of the map that one of these stands for.
-    """
+    """Cut the planes of a map into tiles."""
     images, channels, height, width = planes.shape
     rows = height if row_count is None else row_count
     if planes.numel() == 0:
@@ -126,10 +114,6 @@ class Scratch:
     """A buffer for one thing at each tile, in the memory format of the map that tiles are cut from.
 
     Memory that is new to a process costs more than the arithmetic on it, so all tiles share it.
-
-    Args:
-        planes: the map.
-        dtype: of the buffer.
     """
 
     def __init__(self, planes: Tensor, dtype: torch.dtype) -> None:
@@ -152,11 +136,7 @@ class Scratch:
         return self._buffer[:size].view(1, channels, rows, width)
 
     def slide(self, tile: Tile, rows: Range, width: int) -> tuple[Tensor, Range]:
-        """Go on to a tile's rows of a map, keeping what the tile before left of them.
-
-        Returns:
-            (1, channels, rows, width), and which of the rows are to be filled in anew.
-        """
+        """Go on to a tile's rows, keeping what is there of them; return the rest's range too."""
         kept = None
         if tile.rows[0] > 0:
             kept = self._held[:, :, rows[0] - self._first :].clone()
@@ -169,14 +149,7 @@ class Scratch:
 
 
 class Windows:
-    """Sums over the windows of a tile, and their transpose, one axis after the other.
-
-    Args:
-        window: geometry.
-        planes: the map whose tiles are pooled.
-        out_size: height and width of the pooled map.
-        dtype: of the sums.
-    """
+    """Sums over the windows of a tile, and their transpose, one axis after the other."""
 
     def __init__(
         self, window: Window, planes: Tensor, out_size: tuple[int, int], dtype: torch.dtype
@@ -223,16 +196,7 @@ class Windows:
         return sums
 
     def spread(self, pooled: Tensor, tile: Tile, out: Scratch) -> Tensor:
-        """Give each position of :meth:`own` the sum of its windows' values.
-
-        Args:
-            pooled: (1, channels, rows, W') values of the windows of :meth:`reaching`.
-            tile: where.
-            out: where the result may lie.
-
-        Returns:
-            (1, channels, rows, W).
-        """
+        """Give each position of :meth:`own` the sum of its windows, those of :meth:`reaching`."""
         channels, count, rows = pooled.shape[1], pooled.shape[2], self.own(tile)
         width = self.planes.shape[3]
         by_columns = self._by_axis.shaped(channels, count, width)
@@ -241,9 +205,7 @@ class Windows:
         self._scatter(by_columns, 0, rows, self.reaching(tile), positions)
         return positions
 
-    def _scatter(
-        self, source: Tensor, axis: int, inputs: Range, outputs: Range, out: Tensor
-    ) -> None:
+    def _scatter(self, source: Tensor, axis: int, inputs: Range, outputs: Range, out: Tensor):
         stride, padding = self.window.stride[axis], self.window.padding[axis]
         # The first offsets, as many as the stride, reach each position up to here once: it need
         # not be cleared before.

@@ -7,6 +7,8 @@ from typing import Iterator, NamedTuple, Sequence, Union
 
 from torch import Tensor
 
+from lip_mmdet.errors import InputError
+
 IntPair = Union[int, Sequence[int]]
 Range = tuple  # the first position and the one after the last
 
@@ -26,7 +28,7 @@ class Window(NamedTuple):
             _pair('padding', padding, least=0),
         )
         if any(p > k // 2 for p, k in zip(window.padding, window.kernel_size)):
-            raise ValueError(
+            raise InputError(
                 f'padding {window.padding} is more than half of kernel_size {window.kernel_size}: '
                 'some windows would hold padding only'
             )
@@ -35,7 +37,7 @@ class Window(NamedTuple):
     def check_fits(self, x: Tensor) -> None:
         padded = tuple(n + 2 * p for n, p in zip(x.shape[2:], self.padding))
         if min(x.shape[2:]) < 1 or any(n < k for n, k in zip(padded, self.kernel_size)):
-            raise ValueError(
+            raise InputError(
                 f'kernel_size {self.kernel_size} does not fit input of shape {tuple(x.shape)} with '
                 f'padding {self.padding}'
             )
@@ -73,42 +75,35 @@ class Window(NamedTuple):
 def _pair(name: str, value: IntPair, least: int) -> tuple[int, int]:
     pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(pair) != 2 or not all(isinstance(v, numbers.Integral) and v >= least for v in pair):
-        raise ValueError(
+        raise InputError(
             f'{name} must be an int or a pair of ints of at least {least}, not {value!r}'
         )
     return int(pair[0]), int(pair[1])
 
 
 def check_maps(**maps: Tensor) -> None:
-    """Check that maps of one operator belong together: 4-D, floating, one shape and device.
-
-    Raises:
-        ValueError: they do not; the message names the arguments and what they are.
-    """
+    """Check that maps of one operator are 4-D and floating, of one shape and device, or raise."""
     names = ' and '.join(maps)
     values = list(maps.values())
     first = values[0]
-    if first.dim() != 4 or any(value.shape != first.shape for value in values):
-        found = ' and '.join(str(tuple(value.shape)) for value in values)
-        raise ValueError(f'{names} must both be (N, C, H, W), not {found}')
-    if not all(value.is_floating_point() for value in values):
-        found = ' and '.join(str(value.dtype) for value in values)
-        raise ValueError(f'{names} must be floating point, not {found}')
-    if any(value.device != first.device for value in values):
-        found = ' and '.join(str(value.device) for value in values)
-        raise ValueError(f'{names} must be on one device, not {found}')
+    checks = (
+        ('both be (N, C, H, W)', lambda v: tuple(v.shape), lambda v: v.dim() == 4),
+        ('be floating point', lambda v: v.dtype, lambda v: v.is_floating_point()),
+        ('be on one device', lambda v: v.device, lambda v: v.device == first.device),
+    )
+    for what, found, holds in checks:
+        if not all(holds(v) and v.shape == first.shape for v in values):
+            raise InputError(
+                f'{names} must {what}, not ' + ' and '.join(str(found(v)) for v in values)
+            )
 
 
 def check_affine(x: Tensor, weight: Tensor, bias: Tensor) -> None:
-    """Check that a map can be normalized with these parameters.
-
-    Raises:
-        ValueError: it cannot; the message names shapes or dtype.
-    """
+    """Check that a map can be normalized with these parameters, or raise an InputError."""
     if x.dim() != 4 or weight.shape != (x.shape[1],) or bias.shape != weight.shape:
-        raise ValueError(
+        raise InputError(
             'weight and bias must be (C,) for a map of (N, C, H, W), not '
             f'{tuple(weight.shape)} and {tuple(bias.shape)} for {tuple(x.shape)}'
         )
     if not x.is_floating_point():
-        raise ValueError(f'the map to normalize must be floating point, not {x.dtype}')
+        raise InputError(f'the map to normalize must be floating point, not {x.dtype}')
