@@ -1,5 +1,8 @@
 """Warm starts: how near LIP and its relatives begin to the plain network whose weights they get."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +13,7 @@ from mmengine.config import Config
 from tiny_detector import run_tool, write_tiny_project
 from torch import nn
 
+from lip_mmdet import config_path
 from lip_mmdet.backbones import DenseNet, LIPDenseNet, LIPResNet, LIPResNetMD, SGEResNet
 from lip_mmdet.errors import InputError
 from lip_mmdet.layers import LIPPool2d, LogitHead
@@ -211,6 +215,28 @@ def test_max_like_start_from_scratch():
         assert LIPPool2d(8, logit).logit.conv.weight.abs().max() == 0
     with pytest.raises(InputError, match=r"init is 'average'.* not 'median'"):
         LIPPool2d(8, dict(type='SimplifiedLogit', init='median'))
+
+
+def test_the_upgrade_recipe_changes_what_it_says(tmp_path):
+    """Around any detector's config: the backbone's type, a tenth of its rate, two epochs."""
+    recipe = Path(config_path('lip/upgrade_2e.py')).read_text()
+    (base,) = re.findall(r"^_base_ = '(.*?)'", recipe, re.M)
+    (tmp_path / 'mine.py').write_text(
+        f"_base_ = '{base}'\ncustom_imports = dict(imports=['json'])\n"
+        'optim_wrapper = dict(optimizer=dict(lr=0.03))\n'
+    )
+    (tmp_path / 'upgrade.py').write_text(recipe.replace(base, './mine.py'))
+    mine, upgrade = (Config.fromfile(tmp_path / f'{name}.py') for name in ('mine', 'upgrade'))
+    assert upgrade.custom_imports.imports == ['json', 'lip_mmdet.plugin']
+    assert upgrade.optim_wrapper.optimizer.pop('lr') == pytest.approx(0.003)
+    assert upgrade.train_cfg.max_epochs == 2 and upgrade.param_scheduler == []
+    assert upgrade.model.backbone.pop('type') == 'LIPResNet'
+    for config in (mine, upgrade):
+        for key in ('type', 'init_cfg'):
+            config.model.backbone.pop(key, None)
+        config.optim_wrapper.optimizer.pop('lr', None)
+    assert upgrade.model == mine.model
+    assert upgrade.optim_wrapper == mine.optim_wrapper
 
 
 def test_report_of_a_detector(tmp_path):
