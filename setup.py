@@ -54,7 +54,6 @@ setup(
         'matplotlib>=3.7',
     ],
     extras_require={
-        'fast-eval': ['faster-coco-eval>=1.6.5'],
         # What `mim install` adds to the requirements.
         'mim': (ROOT / 'requirements' / 'mminstall.txt').read_text(encoding='utf-8').split(),
     },

@@ -1,8 +1,8 @@
 """Time and memory of COCO evaluation at the size of COCO minival, from start-up to the table.
 
 Makes annotations and results of that size (seeded, not real), evaluates them in a process each with
-pycocotools as its documentation says, with tools/eval_coco.py on pycocotools and with
-tools/eval_coco.py on faster-coco-eval, and checks that all print the same figures.
+pycocotools as its documentation says and with tools/eval_coco.py, and checks that both find the
+same figures.
 """
 
 from __future__ import annotations
@@ -52,16 +52,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         make_data(Path(folder), args)
         files = ['--ann', 'ann.json', '--results', 'a.json']
-        tool = [sys.executable, str(TOOL), *files, '--out-json', 'out.json', '--backend']
+        tool = [sys.executable, str(TOOL), *files, '--out-json', 'out.json']
         plain = [sys.executable, '-c', PYCOCOTOOLS, 'ann.json', 'a.json', 'out.json']
         commands = {
             'pycocotools itself': plain,
-            'eval_coco, pycocotools': [*tool, 'pycocotools'],
-            'eval_coco, faster-coco-eval': [*tool, 'faster-coco-eval'],
+            'eval_coco': tool,
         }
         if args.baseline:
-            compare = [*tool, 'faster-coco-eval', '--baseline', 'b.json']
-            commands['the same with --baseline'] = compare
+            commands['the same with --baseline'] = [*tool, '--baseline', 'b.json']
         rows = {name: measure(command, folder, args.repeat) for name, command in commands.items()}
     print_rows(rows, args)
 

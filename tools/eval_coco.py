@@ -47,7 +47,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--results', metavar='FILE', help='COCO results (boxes)')
     parser.add_argument('--split', choices=evaluation.SPLITS, help='find the annotations of COCO')
     parser.add_argument('--data-root', metavar='DIR', default='data/coco', help='where COCO is')
-    parser.add_argument('--backend', choices=evaluation.BACKENDS, default='auto')
+    parser.add_argument(
+        '--backend', metavar='NAME', default='auto', help='pycocotools has it compute the figures'
+    )
     parser.add_argument('--classes', metavar='A,B', help='score these categories only, by name')
     parser.add_argument(
         '--max-dets', type=int, default=100, metavar='N', help='of a class in an image (COCO: 100)'
@@ -154,6 +156,7 @@ def check_combination(args: argparse.Namespace) -> None:
         raise InputError('--submission needs --alg NAME: it is part of the file names')
     if args.split == 'test-dev' and not args.submission:
         raise InputError('test-dev is scored by its server: add --submission DIR --alg NAME')
+    evaluation.choose_backend(args.backend)
     if args.images and not Path(args.images).is_dir():
         raise InputError(f'--images {args.images} is not a folder; name the one with the images')
     for name, least in (('resamples', 1), ('seed', 0), ('max_dets', 1)):
@@ -240,13 +243,12 @@ def score(args: argparse.Namespace) -> None:
         for note in notes:
             print(note, file=sys.stderr)
 
-        keep = other is not None or args.report is not None
-        result = evaluation.evaluate(truth, detections, keep_matches=keep, **rules)
+        result = evaluation.evaluate(truth, detections, **rules)
         breakdown = evaluation.break_down(result, truth, detections)
         tables.print_breakdown(breakdown, args.label, reference, args.per_class)
         baseline = comparison = None
         if other is not None:
-            baseline = evaluation.evaluate(truth, other, keep_matches=True, **rules)
+            baseline = evaluation.evaluate(truth, other, **rules)
             comparison = evaluation.compare(
                 result, baseline, truth, resamples=args.resamples, seed=args.seed
             )

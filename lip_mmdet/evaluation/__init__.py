@@ -5,12 +5,19 @@ by name: ``coco_metric``, the metric for MMDetection's ``val`` and ``test``. Wha
 a checkpoint into detections is :mod:`lip_mmdet.engine.inference`.
 """
 
-from lip_mmdet.evaluation.backends import BACKENDS, CocoEvaluation, choose_backend, evaluate
+from lip_mmdet.evaluation.accumulation import (
+    AP_FIGURES,
+    AR_FIGURES,
+    BACKENDS,
+    CocoEvaluation,
+    choose_backend,
+    evaluate,
+    figures,
+)
 from lip_mmdet.evaluation.breakdown import Breakdown, break_down
 from lip_mmdet.evaluation.coco_file import CocoFile, read_coco, read_json
 from lip_mmdet.evaluation.comparison import Comparison, compare, image_ap
 from lip_mmdet.evaluation.detections import Detections, detections_from, load_detections
-from lip_mmdet.evaluation.figures import AP_FIGURES, AR_FIGURES, figures
 from lip_mmdet.evaluation.ground_truth import GroundTruth, ground_truth_from, load_ground_truth
 from lip_mmdet.evaluation.hints import limits_up_to, notes_on
 from lip_mmdet.evaluation.references import Reference, find_reference, references

@@ -7,19 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from lip_mmdet.evaluation.backends import AREAS, CocoEvaluation
+from lip_mmdet.evaluation.accumulation import (
+    AREA_RANGES,
+    AREAS,
+    CocoEvaluation,
+    figures,
+    mean_where_defined,
+)
 from lip_mmdet.evaluation.detections import Detections
-from lip_mmdet.evaluation.figures import figures, mean_where_defined
 from lip_mmdet.evaluation.ground_truth import GroundTruth
 from lip_mmdet.evaluation.hints import coverage
-
-# Square pixels, both ends included, as in COCO's definition: an area of 1024 is small and medium.
-AREA_RANGES = {
-    'all': (0, 1e5**2),
-    'small': (0, 32**2),
-    'medium': (32**2, 96**2),
-    'large': (96**2, 1e5**2),
-}
 
 
 @dataclass(frozen=True)
@@ -27,10 +24,10 @@ class Breakdown:
     """One evaluation in numbers; fractions, None where there is no ground truth.
 
     Attributes:
-        backend: the library that computed it.
+        backend: who computed it, ``'numpy'`` or ``'pycocotools'``.
         figures: the twelve COCO figures.
         per_class: for each category its id, name, figures, and numbers of objects and detections.
-        per_iou: for each IoU threshold AP and AR (at the largest limit of detections).
+        per_iou: for each IoU threshold AP and AR, at the highest limit.
         counts: numbers of images, and of objects, crowds and detections by area.
     """
 

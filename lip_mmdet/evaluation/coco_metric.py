@@ -20,11 +20,10 @@ from mmengine.logging import MMLogger
 from rich.console import Console
 
 from lip_mmdet.errors import InputError
-from lip_mmdet.evaluation.backends import BACKENDS, LIMITS, evaluate
+from lip_mmdet.evaluation.accumulation import AP_FIGURES, LIMITS, choose_backend, evaluate
 from lip_mmdet.evaluation.breakdown import Breakdown, break_down
 from lip_mmdet.evaluation.coco_file import CocoFile, read_coco
 from lip_mmdet.evaluation.detections import Detections
-from lip_mmdet.evaluation.figures import AP_FIGURES
 from lip_mmdet.evaluation.ground_truth import GroundTruth, ground_truth_of
 from lip_mmdet.evaluation.numbering import plain
 from lip_mmdet.evaluation.tables import print_breakdown
@@ -57,7 +56,7 @@ class LIPCocoMetric(CocoMetric):
         iou_thrs: IoU thresholds to average over, COCO's by default.
         metric_items: which figures to report, such as ``['mAP', 'AR@100']``.
         classwise: report ``coco/<class>_precision`` too, and log the classes.
-        eval_backend: see :data:`lip_mmdet.evaluation.BACKENDS`.
+        eval_backend: ``'auto'`` or ``'pycocotools'``, which has it compute the figures.
 
     Raises:
         InputError: a metric other than ``'bbox'``, limits that do not rise, an unknown figure, an
@@ -83,8 +82,7 @@ class LIPCocoMetric(CocoMetric):
         limits = tuple(proposal_nums)
         if not limits or list(limits) != sorted(set(limits)) or limits[0] < 1:
             raise InputError(f'LIPCocoMetric: proposal_nums is {limits}; limits rise, as {LIMITS}')
-        if eval_backend not in BACKENDS:
-            raise InputError(f'unknown eval_backend {eval_backend!r}; there are {BACKENDS}')
+        choose_backend(eval_backend)
         self._names = {
             **_NAMES,
             **{f'AR{limit}': f'AR@{limit}' for limit in limits},

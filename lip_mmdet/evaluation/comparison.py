@@ -7,11 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from lip_mmdet.evaluation.backends import CocoEvaluation
-from lip_mmdet.evaluation.figures import AP_FIGURES, figures
+from lip_mmdet.evaluation.accumulation import (
+    AP_FIGURES,
+    RECALL_LEVELS,
+    CocoEvaluation,
+    figures,
+    levels_reached,
+)
 from lip_mmdet.evaluation.ground_truth import GroundTruth
-from lip_mmdet.evaluation.matches import CategoryMatches
-from lip_mmdet.evaluation.weighted_ap import interpolated_ap, weighted_figures
+from lip_mmdet.evaluation.resampling import resampled_figures
 
 
 @dataclass(frozen=True)
@@ -63,17 +67,14 @@ def compare(
     Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13).
 
     Args:
-        measured, baseline: evaluations with their matches.
+        measured, baseline: evaluations of the same annotations.
         ground_truth: what both were evaluated on.
         resamples: how many to draw.
         confidence: of the intervals.
         seed: of the draws.
     """
-    count = len(measured.image_ids)
-    random = np.random.default_rng(seed)
-    weights = random.multinomial(count, np.full(count, 1 / count), size=resamples).T
-    ours, ours_by_class = weighted_figures(measured, weights)
-    theirs, theirs_by_class = weighted_figures(baseline, weights)
+    drawn = resampled_figures([measured, baseline], resamples, seed)
+    (ours, ours_by_class), (theirs, theirs_by_class) = drawn
 
     names = ground_truth.category_names
     our_figures, their_figures = figures(measured), figures(baseline)
@@ -104,32 +105,53 @@ def image_ap(evaluation: CocoEvaluation) -> np.ndarray:
 
     Shape (images,). What a detector finds of categories that the image does not show is not in it.
     """
-    total = np.zeros(len(evaluation.image_ids))
-    for match in evaluation.matches:
-        for image, ap in _image_ap_of_category(match):
-            total[image] += ap
-    shown = np.stack([match.truth_counts[0] > 0 for match in evaluation.matches]).sum(axis=0)
+    matches = evaluation.matches
+    classes = len(evaluation.category_ids)
+    wanted = ~matches.ignored[0] & (matches.object_category >= 0)
+    groups = matches.object_image[wanted] * classes + matches.object_category[wanted]
+    groups, wanted = np.unique(groups, return_counts=True)
+    category = np.repeat(np.arange(classes), np.diff(matches.starts))
+    group = matches.image * classes + category
+    order = np.lexsort((matches.rank, group))
+    place = np.argsort(order)
+    group = group[order]
+    first = np.searchsorted(group, groups)
+    total = np.zeros(len(groups))
+    for threshold in range(len(evaluation.iou_thresholds)):
+        detection, _, hit = matches.at(0, threshold)
+        counted = matches.inside[0].copy()
+        counted[detection] = hit
+        counts = np.concatenate([[0], np.cumsum(counted[order])])
+        hits = np.sort(place[detection[hit]])
+        which = np.searchsorted(groups, group[hits])
+        total += _ap_of_groups(which, counts[hits + 1] - counts[first[which]], wanted)
+    image = groups // classes
+    count = len(evaluation.image_ids)
+    shown = np.bincount(image, minlength=count)
+    total = np.bincount(image, weights=total, minlength=count) / len(evaluation.iou_thresholds)
     return np.where(shown > 0, total / np.maximum(shown, 1), np.nan)
 
 
-def _image_ap_of_category(match: CategoryMatches) -> list[tuple[int, float]]:
-    counted = ~match.ignored[0]
-    hits = counted & (match.truth_ids[0] > 0)
-    images = np.flatnonzero(match.truth_counts[0])
-    starts = np.searchsorted(match.image, images, side='left')
-    ends = np.searchsorted(match.image, images, side='right')
-    result = []
-    for image, start, end in zip(images.tolist(), starts.tolist(), ends.tolist()):
-        if not hits[:, start:end].any():
-            continue
-        # One column for each IoU threshold; rows where nothing is hit add nothing.
-        found = np.cumsum(hits[:, start:end].T, axis=0)
-        total = np.cumsum(counted[:, start:end].T, axis=0)
-        truth = np.full(found.shape[1], match.truth_counts[0, image])
-        defined = found[-1] > 0
-        ap = np.where(defined, interpolated_ap(found, total, truth), 0)
-        result.append((image, float(ap.mean())))
-    return result
+def _ap_of_groups(which: np.ndarray, total: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return AP of each group.
+
+    Args:
+        which: the group of each hit, rising, shape (hits,).
+        total: detections of the group up to each hit, shape (hits,).
+        wanted: objects of each group, shape (groups,).
+    """
+    sizes = np.bincount(which, minlength=len(wanted))
+    ends = np.cumsum(sizes)
+    found = np.arange(1, len(which) + 1) - (ends - sizes)[which]
+    precision = found / total
+    # The highest from here on, from the last hit of each group to its first.
+    for back in range(2, sizes.max(initial=0) + 1):
+        here = ends[sizes >= back] - back
+        precision[here] = np.maximum(precision[here], precision[here + 1])
+    # Objects that are found together with the hit's reach these many levels more than without.
+    levels = levels_reached(found, wanted[which]) - levels_reached(found - 1, wanted[which])
+    ap = np.bincount(which, weights=precision * levels, minlength=len(wanted))
+    return ap / len(RECALL_LEVELS)
 
 
 def _per_image(

@@ -1,14 +1,17 @@
-"""What kinds of errors cost AP50, after TIDE (Bolya et al., ECCV 2020, arXiv 2008.08115).
+"""What kinds of errors cost AP50: TIDE's (Bolya et al., ECCV 2020, arXiv 2008.08115, section 2.2).
 
-Hits and false alarms are the backend's own matches at IoU 0.5. A false alarm is, in this order:
+Hits are COCO's matches at IoU 0.5. Any other detection that counts is, in this order:
 
-- localization: right class, IoU 0.1 to 0.5 with an object;
-- duplicate: right class, IoU 0.5 or more with an object that a better detection found;
-- background: IoU below 0.1 with every object;
+- localization: right class, IoU 0.1 to 0.5 with the object of that class it overlaps most;
 - classification: IoU 0.5 or more with an object of another class;
-- both: wrong class and IoU 0.1 to 0.5.
+- duplicate: right class, IoU 0.5 or more with an object that a better detection found;
+- background: IoU of at most 0.1 with every object;
+- both: anything else, so wrong class and IoU 0.1 to 0.5.
 
-Missed are the objects that no detection found, nor would find with a corrected class or box.
+Missed are the objects that no detection found, nor would find with a corrected class or box. Counts
+and gains are those of tidecv, with COCO's rules where TIDE's program has its own: 100 detections of
+a class in an image, detections that a crowd excuses are no errors, classes without objects have no
+AP.
 """
 
 from __future__ import annotations
@@ -17,10 +20,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lip_mmdet.evaluation.backends import CocoEvaluation
+from lip_mmdet.evaluation.accumulation import CocoEvaluation, hits_needed, interpolate
 from lip_mmdet.evaluation.detections import Detections
 from lip_mmdet.evaluation.ground_truth import GroundTruth
-from lip_mmdet.evaluation.weighted_ap import interpolated_ap
+from lip_mmdet.evaluation.matching import Matches, box_overlap, find_pairs
 
 ERROR_TYPES = (
     'classification',
@@ -30,8 +33,10 @@ ERROR_TYPES = (
     'background',
     'missed',
 )
-_HIT = 'hit'
-_FOREGROUND, _BACKGROUND = 0.5, 0.1
+# What a detection can be; the first does not count.
+_KINDS = ('ignored', 'hit', *ERROR_TYPES[:-1])
+_IGNORED, _HIT, _CLASSIFICATION, _LOCALIZATION, _BOTH, _DUPLICATE, _BACKGROUND = range(7)
+_FOREGROUND, _NOTHING = 0.5, 0.1
 
 
 @dataclass(frozen=True)
@@ -42,158 +47,138 @@ class ErrorBreakdown:
         ap50: AP50 as it is, a fraction.
         counts: how many errors of each type.
         gains: how much AP50 would rise if the errors of this type alone were corrected.
-        kinds: for each detection that was counted, its row in the results and its error type or
-            ``'hit'``.
-        missed_ids: ids of the missed annotations.
+        codes: of each detection in the results, see :meth:`kind`, shape (detections,).
+        missed: of each annotation whether it was missed, shape (annotations,).
     """
 
     ap50: float
     counts: dict[str, int]
     gains: dict[str, float]
-    kinds: dict[int, str]
-    missed_ids: set[int]
+    codes: np.ndarray
+    missed: np.ndarray
+
+    def kind(self, row: int) -> str:
+        """Return ``'hit'``, an error type, or ``'ignored'`` of a detection by its row."""
+        return _KINDS[self.codes[row]]
 
 
 def break_down_errors(
     evaluation: CocoEvaluation, truth: GroundTruth, detections: Detections
 ) -> ErrorBreakdown:
-    """Sort the errors of an evaluation, made with its matches, into :data:`ERROR_TYPES`."""
-    counted = _counted_detections(evaluation)
-    kind, target = _classify(counted, truth, detections)
+    """Sort the errors of an evaluation into :data:`ERROR_TYPES`, and correct each type in turn."""
+    matches = evaluation.matches
+    threshold = int(np.flatnonzero(evaluation.iou_thresholds == _FOREGROUND)[0])
+    kind, target, found = _classify(matches, threshold, truth, detections)
 
-    objects = np.isin(truth.category, evaluation.category_ids) & ~truth.crowd
-    matched = np.isin(truth.ids, counted.truth_id[counted.truth_id > 0])
-    # What a corrected detection finds, unless the object has been found already.
-    fixable = np.isin(kind, ('classification', 'localization'))
-    missed = objects & ~matched
-    missed[target[fixable]] = False
+    count = len(matches.starts) - 1
+    category = np.repeat(np.arange(count), np.diff(matches.starts))
+    object_category, scores = matches.object_category, matches.scores
+    wanted_object = (object_category >= 0) & ~truth.crowd
+    wanted = np.bincount(object_category[wanted_object], minlength=count)
 
-    category = np.searchsorted(evaluation.category_ids, detections.category[counted.rows])
-    truth_category = np.searchsorted(evaluation.category_ids, truth.category)
-    truth_counts = np.bincount(truth_category[objects], minlength=len(evaluation.category_ids))
+    # A corrected class or box finds the object if nothing has. Of several corrections of one object
+    # the best-scored counts and the others are removed, whatever their type: as in TIDE.
+    correctable = np.isin(kind, (_CLASSIFICATION, _LOCALIZATION)) & ~found[target]
+    hopeful = np.flatnonzero(correctable)
+    hopeful = hopeful[np.argsort(-scores[hopeful], kind='stable')]
+    best = hopeful[np.unique(target[hopeful], return_index=True)[1]]
+    corrected = np.zeros(len(kind), dtype=bool)
+    corrected[best] = True
+    missed = wanted_object & ~found
+    missed[target[correctable]] = False
+
+    counts = kind != _IGNORED
     hit = kind == _HIT
-    base = _ap50(category, counted.scores, hit, truth_counts)
+    base = _ap50(category[counts], scores[counts], hit[counts], wanted)
     gains = {}
-    for name in ERROR_TYPES[:-1]:
-        affected = np.flatnonzero(kind == name)
-        fixed_hit, fixed_category = hit.copy(), category.copy()
-        keep = kind != name
-        if name in ('classification', 'localization'):
-            corrected = _first_per_object(affected, target, matched, counted.scores)
-            fixed_hit[corrected] = keep[corrected] = True
-            fixed_category[corrected] = truth_category[target[corrected]]
-        ap = _ap50(fixed_category[keep], counted.scores[keep], fixed_hit[keep], truth_counts)
-        gains[name] = ap - base
-    fewer = truth_counts - np.bincount(truth_category[missed], minlength=len(truth_counts))
-    gains['missed'] = _ap50(category, counted.scores, hit, fewer) - base
+    for code in range(_CLASSIFICATION, len(_KINDS)):
+        fixed = corrected & (kind == code)
+        keep = counts & ((kind != code) | fixed)
+        fixed_category = np.where(fixed, object_category[target], category)
+        ap = _ap50(fixed_category[keep], scores[keep], (hit | fixed)[keep], wanted)
+        gains[_KINDS[code]] = max(ap - base, 0.0)
+    # A class whose objects were all missed stays, with an AP of 0, if it has detections.
+    left = wanted - np.bincount(object_category[missed], minlength=count)
+    present = (wanted > 0) & ((left > 0) | (np.bincount(category[counts], minlength=count) > 0))
+    ap = _ap50(category[counts], scores[counts], hit[counts], left, present)
+    gains['missed'] = max(ap - base, 0.0)
 
-    counts = {name: int(np.sum(kind == name)) for name in ERROR_TYPES[:-1]}
-    counts['missed'] = int(missed.sum())
+    codes = np.zeros(len(detections), dtype=np.int8)
+    codes[matches.rows] = kind
+    numbers = np.bincount(kind, minlength=len(_KINDS)).tolist()
     return ErrorBreakdown(
         ap50=base,
-        counts=counts,
+        counts={**dict(zip(_KINDS[2:], numbers[2:])), 'missed': int(missed.sum())},
         gains=gains,
-        kinds=dict(zip(counted.rows.tolist(), kind.tolist())),
-        missed_ids=set(truth.ids[missed].tolist()),
-    )
-
-
-@dataclass(frozen=True)
-class _Counted:
-    """Detections that count at IoU 0.5: rows in the results, scores, and the object matched."""
-
-    rows: np.ndarray
-    scores: np.ndarray
-    truth_id: np.ndarray
-
-
-def _counted_detections(evaluation: CocoEvaluation) -> _Counted:
-    counted = [~match.ignored[0, 0] for match in evaluation.matches]
-    return _Counted(
-        *(
-            np.concatenate([column[keep] for column, keep in zip(columns, counted)])
-            for columns in (
-                [match.rows for match in evaluation.matches],
-                [match.scores for match in evaluation.matches],
-                [match.truth_ids[0, 0] for match in evaluation.matches],
-            )
-        )
+        codes=codes,
+        missed=missed,
     )
 
 
 def _classify(
-    counted: _Counted, truth: GroundTruth, detections: Detections
+    matches: Matches, threshold: int, truth: GroundTruth, detections: Detections
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return each detection's kind, the object it is about, and which objects were found."""
+    detection, objects, is_hit = matches.at(0, threshold)
+    # What lies outside the range of all areas counts only where it is a hit.
+    kind = np.where(matches.inside[0], _BACKGROUND, _IGNORED)
+    kind[detection] = np.where(is_hit, _HIT, _IGNORED)
+    found = np.zeros(len(truth), dtype=bool)
+    found[objects[is_hit]] = True
+
+    wrong = np.flatnonzero(kind == _BACKGROUND)
+    rows = matches.rows[wrong]
+    wanted = (matches.object_category >= 0) & ~truth.crowd
+    pair, other, iou = find_pairs(
+        matches.image[wrong],
+        np.where(wanted, matches.object_image, -1),
+        box_overlap(detections.boxes[rows], truth.boxes, np.zeros(len(truth), dtype=bool)),
+        _NOTHING,
+    )
+    same = detections.category[rows][pair] == truth.category[other]
+    best = {
+        name: _best_of(len(wrong), pair[chosen], other[chosen], iou[chosen])
+        for name, chosen in (('same', same), ('other', ~same), ('used', same & found[other]))
+    }
+    (same_iou, same_object), (other_iou, other_object) = best['same'], best['other']
+    cases = (
+        (_LOCALIZATION, (same_iou >= _NOTHING) & (same_iou <= _FOREGROUND), same_object),
+        (_CLASSIFICATION, other_iou >= _FOREGROUND, other_object),
+        (_DUPLICATE, best['used'][0] >= _FOREGROUND, same_object),
+        (_BOTH, np.maximum(same_iou, other_iou) > _NOTHING, other_object),
+    )
+    target = np.zeros(len(kind), dtype=np.int64)
+    for code, holds, candidate in reversed(cases):
+        kind[wrong[holds]] = code
+        target[wrong[holds]] = candidate[holds]
+    return kind, target, found
+
+
+def _best_of(
+    count: int, detection: np.ndarray, objects: np.ndarray, iou: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the kind of each counted detection and the row of the object it is about."""
-    kind = np.full(len(counted.rows), 'background', dtype=object)
-    target = np.zeros(len(counted.rows), dtype=np.int64)
-    image = detections.image[counted.rows]
-    by_image = np.argsort(image, kind='stable')
-    groups = np.split(by_image, np.flatnonzero(np.diff(image[by_image])) + 1)
-    objects = np.flatnonzero(~truth.crowd)
-    objects = objects[np.argsort(truth.image[objects], kind='stable')]
-    object_image = truth.image[objects]
-    for group in groups:
-        if not group.size:
-            continue
-        start, end = np.searchsorted(object_image, [image[group[0]], image[group[0]] + 1])
-        present = objects[start:end]
-        if not present.size:
-            continue
-        rows = counted.rows[group]
-        iou = box_iou(detections.boxes[rows], truth.boxes[present])
-        same = detections.category[rows][:, None] == truth.category[present]
-        same_iou, other_iou = np.where(same, iou, 0), np.where(same, 0, iou)
-        best_same, best_other = same_iou.max(axis=1), other_iou.max(axis=1)
-        # The first condition that holds decides.
-        cases = (
-            (best_same >= _FOREGROUND, 'duplicate', same_iou),
-            (best_same >= _BACKGROUND, 'localization', same_iou),
-            (best_other >= _FOREGROUND, 'classification', other_iou),
-            (best_other >= _BACKGROUND, 'both', other_iou),
-        )
-        for condition, name, overlap in reversed(cases):
-            kind[group[condition]] = name
-            target[group[condition]] = present[overlap[condition].argmax(axis=1)]
-    kind[counted.truth_id > 0] = _HIT
-    return kind, target
-
-
-def box_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return the IoU of [x, y, width, height] boxes, shapes (N, 4) and (M, 4), as (N, M)."""
-    top_left = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    ends, other_ends = boxes[:, :2] + boxes[:, 2:], others[:, :2] + others[:, 2:]
-    bottom_right = np.minimum(ends[:, None], other_ends[None])
-    intersection = np.clip(bottom_right - top_left, 0, None).prod(axis=2)
-    areas, other_areas = boxes[:, 2:].prod(axis=1), others[:, 2:].prod(axis=1)
-    union = areas[:, None] + other_areas[None] - intersection
-    return intersection / np.where(union > 0, union, 1)
-
-
-def _first_per_object(
-    affected: np.ndarray, target: np.ndarray, matched: np.ndarray, scores: np.ndarray
-) -> np.ndarray:
-    """Return the best detection for each object that nothing matched; others are removed."""
-    affected = affected[~matched[target[affected]]]
-    affected = affected[np.argsort(-scores[affected], kind='stable')]
-    _, first = np.unique(target[affected], return_index=True)
-    return affected[first]
+    """Return the largest overlap of each detection, 0 for none, and the first object with it."""
+    order = np.lexsort((-iou, detection))
+    first = order[np.flatnonzero(np.diff(detection[order], prepend=-1))]
+    largest, which = np.zeros(count), np.zeros(count, dtype=np.int64)
+    largest[detection[first]], which[detection[first]] = iou[first], objects[first]
+    return largest, which
 
 
 def _ap50(
-    category: np.ndarray, scores: np.ndarray, hit: np.ndarray, truth_counts: np.ndarray
+    category: np.ndarray,
+    scores: np.ndarray,
+    hit: np.ndarray,
+    wanted: np.ndarray,
+    present: np.ndarray | None = None,
 ) -> float:
-    """Return AP50, the mean over categories with objects."""
+    """Return AP50, the mean over classes that have objects or are said to be present."""
+    present = wanted > 0 if present is None else present
     order = np.lexsort((-scores, category))
-    bounds = np.searchsorted(category[order], np.arange(len(truth_counts) + 1))
-    ap = []
-    for number in np.flatnonzero(truth_counts).tolist():
-        hits = hit[order[bounds[number] : bounds[number + 1]]]
-        places = np.flatnonzero(hits)
-        if not places.size:
-            ap.append(0.0)
-            continue
-        found = np.arange(1, len(places) + 1)[:, None]
-        total = (places + 1)[:, None]
-        ap.append(float(interpolated_ap(found, total, truth_counts[number : number + 1])[0]))
-    return float(np.mean(ap)) if ap else 0.0
+    category, hit = category[order], hit[order]
+    places = np.flatnonzero(hit)
+    first = np.searchsorted(category, category[places])
+    size = np.bincount(category[places], minlength=len(wanted))
+    found = np.arange(1, len(places) + 1) - (np.cumsum(size) - size)[category[places]]
+    ap = interpolate(found / (places - first + 1), size[:, None], hits_needed(wanted)).mean(axis=1)
+    return float(ap[present & (wanted > 0)].sum() / max(present.sum(), 1))

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lip_mmdet.evaluation.accumulation import AP_FIGURES, recall_names
 from lip_mmdet.evaluation.breakdown import Breakdown
 from lip_mmdet.evaluation.comparison import Comparison
-from lip_mmdet.evaluation.figures import AP_FIGURES, recall_names
 from lip_mmdet.evaluation.references import Reference, differences
 
 # A row of a table: its label and its cells.

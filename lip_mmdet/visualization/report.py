@@ -24,8 +24,8 @@ from lip_mmdet.evaluation import (
     Reference,
     image_ap,
 )
+from lip_mmdet.evaluation.accumulation import recall_names
 from lip_mmdet.evaluation.error_types import ERROR_TYPES, ErrorBreakdown, break_down_errors
-from lip_mmdet.evaluation.figures import recall_names
 from lip_mmdet.evaluation.references import differences
 from lip_mmdet.evaluation.tables import interval, percent
 from lip_mmdet.files import replace_on_success, write_text
@@ -49,7 +49,7 @@ class ReportInput:
 
     Attributes:
         truth, detections: what was evaluated.
-        evaluation: with its matches.
+        evaluation: of the detections.
         breakdown: of the evaluation.
         label: the detector's name.
         notes: warnings to show.
@@ -156,17 +156,17 @@ def _boxes_of(
     truth, detections = content.truth, content.detections
     objects = np.flatnonzero((truth.image == image_id) & ~truth.crowd)
     shown = (detections.image == image_id) & (detections.scores >= content.min_score)
-    rows = [row for row in np.flatnonzero(shown).tolist() if row in errors.kinds]
-    matched = set()
-    for match in content.evaluation.matches:
-        matched.update(match.truth_ids[0, 0][match.scores >= content.min_score].tolist())
-    kinds = ['found' if i in matched else 'missed' for i in truth.ids[objects].tolist()]
+    rows = [row for row in np.flatnonzero(shown).tolist() if errors.kind(row) != 'ignored']
+    matches = content.evaluation.matches
+    matched, by, hit = matches.at(0, 0)
+    found = np.isin(objects, by[hit & (matches.scores[matched] >= content.min_score)])
+    kinds = ['found' if was_found else 'missed' for was_found in found.tolist()]
     labels = [
         truth.category_names[category] if kind == 'missed' else ''
         for category, kind in zip(truth.category[objects].tolist(), kinds)
     ]
     for row in rows:
-        kind = errors.kinds[row]
+        kind = errors.kind(row)
         kinds.append('hit' if kind == 'hit' else 'error')
         name = truth.category_names[int(detections.category[row])]
         labels.append('' if kind == 'hit' else f'{name} {detections.scores[row]:.2f}, {kind}')

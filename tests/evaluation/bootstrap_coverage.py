@@ -81,7 +81,7 @@ def _evaluate(truth, detectors):
     checked = evaluation.ground_truth_from(truth, 'truth')
     for results in detectors:
         found = evaluation.detections_from(results, checked, 'results')
-        yield checked, evaluation.evaluate(checked, found, keep_matches=True)
+        yield checked, evaluation.evaluate(checked, found)
 
 
 if __name__ == '__main__':

@@ -9,7 +9,7 @@ from random_coco import random_dataset
 from test_backends import box, dataset, evaluate, pycocotools
 
 from lip_mmdet import evaluation
-from lip_mmdet.evaluation.weighted_ap import weighted_figures
+from lip_mmdet.evaluation.resampling import weighted_figures
 
 
 def values(figures):
@@ -19,7 +19,7 @@ def values(figures):
 @pytest.mark.parametrize('seed', range(3))
 def test_weights_1_give_the_figures(seed):
     truth, results = random_dataset(seed, images=20, objects=150, detections=500, grid=seed == 2)
-    result = evaluate(truth, results, 'auto', keep_matches=True)
+    result = evaluate(truth, results)
     ours, by_class = weighted_figures(result, np.ones((20, 1), dtype=int))
     np.testing.assert_allclose(ours[:, 0], values(evaluation.figures(result)), atol=1e-12)
     per_class = [evaluation.figures(result, k)['AP'] for k in range(4)]
@@ -48,7 +48,7 @@ def test_weights_give_what_pycocotools_gives_for_the_resampled_dataset(seed):
     truth, results = random_dataset(
         seed, images=8, categories=2, objects=70, detections=200, ties=0
     )
-    result = evaluate(truth, results, 'auto', keep_matches=True)
+    result = evaluate(truth, results)
     weights = np.random.default_rng(seed).multinomial(8, [1 / 8] * 8, size=6).T
     ours, _ = weighted_figures(result, weights)
     for column in range(6):
@@ -59,7 +59,7 @@ def test_weights_give_what_pycocotools_gives_for_the_resampled_dataset(seed):
 def test_a_detector_does_not_differ_from_itself():
     truth, results = random_dataset(3)
     checked = evaluation.ground_truth_from(truth, 'truth')
-    result = evaluate(truth, results, 'auto', keep_matches=True)
+    result = evaluate(truth, results)
     comparison = evaluation.compare(result, result, checked, resamples=50)
     for row in comparison.figures.values():
         assert row['difference'] in (0, None) and row['low'] in (0, None)
@@ -68,8 +68,8 @@ def test_a_detector_does_not_differ_from_itself():
 def test_the_seed_decides_the_interval():
     truth, results = random_dataset(4)
     checked = evaluation.ground_truth_from(truth, 'truth')
-    one = evaluate(truth, results, 'auto', keep_matches=True)
-    other = evaluate(truth, results[::2], 'auto', keep_matches=True)
+    one = evaluate(truth, results)
+    other = evaluate(truth, results[::2])
     first, again, third = (
         evaluation.compare(one, other, checked, resamples=60, seed=seed).figures['AP']
         for seed in (5, 5, 6)
@@ -86,8 +86,8 @@ def test_the_images_and_classes_that_differ_most_come_first():
     bad = [dict(r, bbox=elsewhere) if r['image_id'] == 4 else r for r in copy.deepcopy(good)]
     checked = evaluation.ground_truth_from(truth, 'truth')
     comparison = evaluation.compare(
-        evaluate(truth, bad, 'auto', keep_matches=True),
-        evaluate(truth, good, 'auto', keep_matches=True),
+        evaluate(truth, bad),
+        evaluate(truth, good),
         checked,
         resamples=40,
     )
@@ -99,7 +99,7 @@ def test_the_images_and_classes_that_differ_most_come_first():
 
 def test_ap_of_an_image_is_pycocotools_on_that_image_alone():
     truth, results = random_dataset(5, images=6, objects=50, detections=150)
-    ours = evaluation.image_ap(evaluate(truth, results, 'auto', keep_matches=True))
+    ours = evaluation.image_ap(evaluate(truth, results))
     for position, image in enumerate(truth['images']):
         weights = [int(other is image) for other in truth['images']]
         expected = pycocotools(*resampled(truth, results, weights))[0]['AP']
