@@ -70,7 +70,7 @@ class LIPResNet(WarmStartResNet):
 
     Loads the authors' state dicts under their own names, and warm-starts from a ResNet's: what fits
     is taken over, LIP starts close to max pooling in the stem and as average pooling elsewhere, the
-    1x1 convolutions after it hold the muted sum of the 3x3 ones' taps, and one line of the log says so.
+    1x1 convolutions after it hold the muted sum of the 3x3 ones' taps, as one line of the log says.
     ``frozen_stages`` freezes the stem's LIP with the stem, unless its logit module cannot start
     close to max pooling.
 
