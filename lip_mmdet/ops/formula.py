@@ -26,16 +26,17 @@ def lip2d(
     check_maps(x=x, logit=logit)
     window.check_fits(x)
     dtype = torch.float64 if torch.float64 in (x.dtype, logit.dtype) else torch.float32
-    rows, columns = window.padding
+    (height, width), (down, right), (rows, columns) = window
 
-    def members(maps: Tensor, padding: float) -> Tensor:  # (N, C, H', W', of a window)
-        windows = F.pad(maps.to(dtype), (columns, columns, rows, rows), value=padding)
-        for axis, (size, step) in enumerate(zip(window.kernel_size, window.stride)):
-            windows = windows.unfold(axis + 2, size, step)
-        return windows.flatten(4)
+    def members(maps: Tensor, padding: float) -> Tensor:  # (of a window, N, C, H', W')
+        maps = F.pad(maps.to(dtype), (columns, columns, rows, rows), value=padding)
+        last, end = maps.shape[2] - height + 1, maps.shape[3] - width + 1
+        # Slices, for with `unfold` inductor compiles no gradient for sizes that vary.
+        slices = [maps[:, :, i : last + i : down] for i in range(height)]
+        return torch.stack([s[..., j : end + j : right] for s in slices for j in range(width)])
 
-    shares = members(logit, -float('inf')).softmax(4)
-    return (shares * members(x, 0.0)).sum(4).to(x.dtype)
+    shares = members(logit, -float('inf')).softmax(0)
+    return (shares * members(x, 0.0)).sum(0).to(x.dtype)
 
 
 def instance_norm(
