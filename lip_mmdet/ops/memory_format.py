@@ -21,4 +21,5 @@ def to_contiguous(x: Tensor) -> Tensor:
     if x.device.type != 'cpu' or formula.is_wanted(x) or not is_channels_last(x):
         return x.contiguous()
     blocks = x.permute(0, 2, 3, 1).flatten(1, 2).split(BLOCK_POSITIONS, dim=1)
-    return torch.cat([block.transpose(1, 2) for block in blocks], dim=2).view(x.shape)
+    output = torch.cat([block.transpose(1, 2) for block in blocks], dim=2)
+    return torch.ops.aten._unsafe_view(output, x.shape)  # no view: users may change it in place
