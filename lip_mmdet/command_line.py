@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import sys
@@ -46,6 +47,20 @@ def run_tool(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print('interrupted; nothing was left half-written', file=sys.stderr)
         sys.exit(130)
+    if _joined_by_gloo():
+        # A thread of gloo's may abort a process that ends in order, though its work is done and
+        # whether or not the group is destroyed first: end without taking the threads down.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def _joined_by_gloo() -> bool:
+    """Whether this process belongs to a group of CPU processes; torch is not imported for it."""
+    distributed = sys.modules.get('torch.distributed')
+    joined = distributed and distributed.is_available() and distributed.is_initialized()
+    return bool(joined) and distributed.get_backend() == 'gloo'
 
 
 def _fail(message: str) -> NoReturn:

@@ -188,3 +188,25 @@ def assert_one_line(done, message):
         # MMEngine deleted the copy of a config it cannot read twice, of which Python says so.
         stderr = stderr.partition('Exception ignored in: <function _TemporaryFileCloser')[0]
     assert 'Traceback' not in stderr
+
+
+def test_a_joined_process_ends_with_status_0_and_its_exit_handlers(tmp_path):
+    """gloo's threads abort some processes that end in order; flushing and handlers are kept."""
+    code = f"""
+import atexit
+import torch.distributed
+from lip_mmdet.command_line import run_tool
+
+def main():
+    torch.distributed.init_process_group(
+        'gloo', init_method='file://{tmp_path.as_posix()}/store', rank=0, world_size=1
+    )
+    atexit.register(print, 'handled')
+    print('done')
+
+run_tool(main)
+print('ended in order')
+"""
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split('\n') == ['done', 'handled', '']
