@@ -8,6 +8,7 @@ import sys
 MOVED = {
     'lip_mmdet.demo': 'tools/shapes.py of a checkout',
     'lip_mmdet.engine.checkpoints': 'lip_mmdet.engine.safe_loading',
+    'lip_mmdet.evaluation.coco_metric': 'lip_mmdet.engine.coco_metric',
     'lip_mmdet.ops.gated_lip2d_reference': 'lip_mmdet.ops.formula.gated_lip2d',
     'lip_mmdet.ops.instance_norm_reference': 'lip_mmdet.ops.formula.instance_norm',
 }

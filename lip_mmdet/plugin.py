@@ -13,9 +13,12 @@ from lip_mmdet.dependencies import NEEDED, require
 require(*NEEDED)
 
 from lip_mmdet import backbones, layers  # noqa: E402
-from lip_mmdet.engine import data_hook, launch  # noqa: E402
+from lip_mmdet.engine import (  # noqa: E402
+    coco_metric,
+    data_hook,
+    launch,
+)
 from lip_mmdet.engine.safe_loading import make_loading_safe  # noqa: E402
-from lip_mmdet.evaluation import coco_metric  # noqa: E402
 
 make_loading_safe()
 

@@ -90,6 +90,12 @@ def test_starts_as_exactly_the_plain_network(source, net):
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
+def test_sge_starts_behind_norms_without_weights_too():
+    source = ResNet(50, norm_cfg=dict(type='IN'), **SMALL)
+    line = start(SGEResNet(50, groups=4, norm_cfg=dict(type='IN'), **SMALL), source)
+    assert 'SGE is untrained' in line
+
+
 @pytest.mark.parametrize('logit', ['SimplifiedLogit', 'ProjectionLogit'])
 @pytest.mark.parametrize(
     ('source', 'net', 'pool'),
@@ -252,3 +258,7 @@ def test_report_of_a_detector(tmp_path):
     done = run_tool('warm_start.py', 'tiny.py', 'plain.pth', folder=tmp_path, check=False)
     assert done.returncode == 2
     assert 'tiny.py has a LIPResNet as backbone' in done.stderr.splitlines()[-1]
+    deeper = ('--cfg-options', 'model.backbone.depth=34')
+    done = run_tool('warm_start.py', 'plain.py', 'plain.pth', *deeper, folder=tmp_path, check=False)
+    assert done.returncode == 2
+    assert 'fits the model in part' in done.stderr.splitlines()[-1]

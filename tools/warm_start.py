@@ -10,6 +10,8 @@ from lip_mmdet.command_line import run_tool
 
 
 def parse_args() -> argparse.Namespace:
+    from mmengine.config import DictAction
+
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -17,17 +19,18 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='its weights')
     parser.add_argument('--out-md', metavar='FILE', help='write the table as Markdown')
     parser.add_argument('--work-dir', default='work_dirs/warm_start', help='where logs go')
-    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
     return parser.parse_args()
 
 
 def main() -> None:
-    args = parse_args()
+    # Says first what is missing of MMDetection.
     import lip_mmdet.plugin  # noqa: F401
     from lip_mmdet.engine.mmdet_tools import read_config
     from lip_mmdet.engine.warm_start import FIGURES, score_starts
     from lip_mmdet.files import replace_on_success
 
+    args = parse_args()
     config = read_config(args)
     config.work_dir = args.work_dir
     rows = [f'| start | {" | ".join(FIGURES)} |', '|---' * (len(FIGURES) + 1) + '|']

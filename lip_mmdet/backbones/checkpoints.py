@@ -213,7 +213,10 @@ def _place(name: str) -> str:
 
 
 def _start_sge(module: nn.Module, state_dict: dict[str, Tensor], prefix: str) -> str:
-    """Divide the affine norm before each SGE by the one factor that SGE starts with."""
+    """Divide the norm before each SGE by the one factor that SGE starts with.
+
+    A norm without weights, or one with another plugin behind it, stays as it is.
+    """
     for name, block in module.named_modules():
         for position in (1, 2, 3):
             plugins = getattr(block, f'after_conv{position}_plugin_names', None)
@@ -221,7 +224,7 @@ def _start_sge(module: nn.Module, state_dict: dict[str, Tensor], prefix: str) ->
             if not isinstance(sge, SGE):
                 continue
             norm = f'{prefix}{name}.{getattr(block, f"norm{position}_name")}'
-            for key in (f'{norm}.weight', f'{norm}.bias'):
+            for key in {f'{norm}.weight', f'{norm}.bias'} & set(state_dict):
                 value, factor = state_dict[key], sge.bias.detach().sigmoid().flatten()
                 factor = factor.repeat_interleave(len(value) // len(factor))
                 state_dict[key] = value / factor.to(value)

@@ -1,8 +1,8 @@
 """COCO evaluation: score, break down, compare and submit the detections of any detector.
 
-Works on COCO JSON files and needs neither torch nor MMDetection. The module that does is imported
-by name: ``coco_metric``, the metric for MMDetection's ``val`` and ``test``. What turns a config and
-a checkpoint into detections is :mod:`lip_mmdet.engine.inference`.
+Works on COCO JSON files and needs neither torch nor MMDetection. The metric for MMDetection's
+``val`` and ``test`` is :mod:`lip_mmdet.engine.coco_metric`; what turns a config and a checkpoint
+into detections is :mod:`lip_mmdet.engine.inference`.
 """
 
 from lip_mmdet.evaluation.accumulation import (

@@ -121,7 +121,7 @@ def _predictions(annotations, boxes_of):
 
 
 def _metric(annotations, **options):
-    from lip_mmdet.evaluation.coco_metric import LIPCocoMetric
+    from lip_mmdet.engine.coco_metric import LIPCocoMetric
 
     metric = LIPCocoMetric(ann_file=str(annotations), **options)
     metric.dataset_meta = dict(classes=('disk', 'bar'))
@@ -198,7 +198,7 @@ def val_run(project):
     if importlib.util.find_spec('tensorboard'):
         backends.append('TensorboardVisBackend')
     code = f"""
-import lip_mmdet.evaluation.coco_metric
+import lip_mmdet.engine.coco_metric
 from mmengine.config import Config
 from mmengine.runner import Runner
 config = Config.fromfile({str(config)!r})
