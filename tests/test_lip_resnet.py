@@ -485,6 +485,11 @@ def test_a_copy_works():
         ),
         (dict(depth=50, lip_stages=(False, True)), 'as many lip_stages and strides'),
         (dict(depth=50, strides=(1, 2)), 'num_stages=4'),
+        (dict(depth=50, norm_cfg=dict(type='GN', num_groups=48)), "'num_groups': 48} for 64 chan"),
+        (
+            dict(depth=50, stem_logit=dict(type='SimplifiedLogit', norm_cfg=dict(type='Nothing'))),
+            "no norm {'type': 'Nothing'}",
+        ),
         (dict(depth=50, dcn=dict(type='DCNv2'), channels_last=True), 'channels_last out where dcn'),
         (dict(depth=18, dcn=dict(type='DCNv2')), 'dcn needs .* instead of 18'),
         (

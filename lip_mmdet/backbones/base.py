@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lip_mmdet.backbones.checkpoints import OfficialNames, check_pretrained, prepare_state_dict
 from lip_mmdet.errors import InputError
 from lip_mmdet.layers import LIPPool2d
+from lip_mmdet.layers.logit_modules import build_norm
 
 
 def in_running_format(x: Tensor, channels_last: bool | None) -> Tensor:
@@ -106,6 +107,8 @@ class WarmStartResNet(WarmStartBackbone, ResNet):
     """
 
     def __init__(self, depth: int, **kwargs) -> None:
+        # One norm is built for its message; MMDetection would build it deep inside.
+        build_norm(kwargs.get('norm_cfg'), kwargs.get('base_channels', 64))
         super().__init__(depth, **kwargs)
         if self.zero_init_residual and kwargs.get('init_cfg') is None:
             last = 'norm2' if self.block is BasicBlock else 'norm3'

@@ -10,7 +10,7 @@ from typing import Sequence
 
 import torch
 import torch.utils.checkpoint as cp
-from mmcv.cnn import build_conv_layer, build_norm_layer
+from mmcv.cnn import build_conv_layer
 from mmdet.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lip_mmdet.backbones.base import WarmStartBackbone
 from lip_mmdet.backbones.checkpoints import OfficialNames
 from lip_mmdet.errors import InputError
+from lip_mmdet.layers.logit_modules import build_norm
 
 # Torchvision's names, and ours. Its first files have a dot where it has none today.
 OFFICIAL_RULES = {'features.': ''}
@@ -48,9 +49,9 @@ class DenseLayer(BaseModule):
     ) -> None:
         super().__init__()
         self.with_cp = with_cp
-        self.norm1 = build_norm_layer(norm_cfg, in_channels)[1]
+        self.norm1 = build_norm(norm_cfg, in_channels)
         self.conv1 = build_conv_layer(conv_cfg, in_channels, width, 1, bias=False)
-        self.norm2 = build_norm_layer(norm_cfg, width)[1]
+        self.norm2 = build_norm(norm_cfg, width)
         self.conv2 = build_conv_layer(conv_cfg, width, growth_rate, 3, padding=1, bias=False)
         self.relu = nn.ReLU(inplace=True)
 
@@ -116,7 +117,7 @@ class Transition(BaseModule):
         norm_cfg: dict,
     ) -> None:
         super().__init__()
-        self.norm = build_norm_layer(norm_cfg, in_channels)[1]
+        self.norm = build_norm(norm_cfg, in_channels)
         self.relu = nn.ReLU(inplace=True)
         self.conv = build_conv_layer(conv_cfg, in_channels, out_channels, 1, bias=False)
         self.pool = pool
@@ -229,7 +230,7 @@ class DenseNet(WarmStartBackbone):
         self.conv0 = build_conv_layer(
             conv_cfg, in_channels, channels, 7, stride=2, padding=3, bias=False
         )
-        self.norm0 = build_norm_layer(self.norm_cfg, channels)[1]
+        self.norm0 = build_norm(self.norm_cfg, channels)
         self.relu = nn.ReLU(inplace=True)
         self.pool0 = self._make_stem_pool(channels)
         for stage in range(1, num_stages + 1):
@@ -249,7 +250,7 @@ class DenseNet(WarmStartBackbone):
             self.add_module(f'denseblock{stage}', block)
             channels += num_layers[stage - 1] * growth_rate
         if num_stages == 4:
-            self.norm5 = build_norm_layer(self.norm_cfg, channels)[1]
+            self.norm5 = build_norm(self.norm_cfg, channels)
         self._freeze_stages()
 
     def _check_options(self, depth: int, num_stages: int, out_indices: Sequence[int]) -> None:

@@ -33,11 +33,23 @@ DEFAULT_WIDTH = 128
 DEFAULT_GATE = 12.0
 
 
-def build_logit_norm(norm_cfg: dict | None, channels: int) -> nn.Module:
-    """Build the norm of a logit module: the paper's instance norm where no other is configured."""
+def build_norm(norm_cfg: dict | None, channels: int) -> nn.Module:
+    """Build a norm; where none is configured, the instance norm of the paper's logit modules.
+
+    Args:
+        norm_cfg: its config, as mmcv builds it.
+        channels: of the (N, channels, H, W) maps.
+
+    Raises:
+        InputError: there is no such norm, or none for so many channels.
+    """
     if norm_cfg is None:
         return InstanceNorm2d(channels)
-    return build_norm_layer(norm_cfg, channels)[1]
+    try:
+        return build_norm_layer(norm_cfg, channels)[1]
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        reason = f': {error}' if str(error) else ''
+        raise InputError(f'no norm {norm_cfg!r} for {channels} channels{reason}') from error
 
 
 def pool_by_importance(
@@ -105,7 +117,7 @@ class LogitHead(PoolingLogit):
         self.conv = nn.Conv2d(
             in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False
         )
-        self.norm = build_logit_norm(norm_cfg, out_channels)
+        self.norm = build_norm(norm_cfg, out_channels)
         self.gate = nn.Identity() if gate_coefficient is None else SoftGate(gate_coefficient)
         self.init = init
         self.start(init)
@@ -157,9 +169,9 @@ class LogitTrunk(BaseModule):
             raise InputError(f'the width of a logit module is a positive int, not {width!r}')
         self.width = width
         self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
-        self.norm1 = build_logit_norm(norm_cfg, width)
+        self.norm1 = build_norm(norm_cfg, width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.norm2 = build_logit_norm(norm_cfg, width)
+        self.norm2 = build_norm(norm_cfg, width)
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
