@@ -19,8 +19,8 @@ from lip_mmdet import evaluation
 from lip_mmdet.command_line import run_tool
 from lip_mmdet.errors import InputError
 from lip_mmdet.evaluation import tables
-from lip_mmdet.evaluation.coco_file import clean
 from lip_mmdet.evaluation.collector import collector_paused
+from lip_mmdet.evaluation.json_file import clean
 from lip_mmdet.files import replace_on_success, write_json, write_text
 
 # What says how to score and what to write, which a submission does neither of.

@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from lip_mmdet.errors import InputError
-from lip_mmdet.evaluation.coco_file import shown
+from lip_mmdet.evaluation.json_file import shown
 
 _GO_ON = 'use the config that it was trained with, or go on with --allow-partial'
 

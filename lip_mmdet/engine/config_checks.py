@@ -20,8 +20,9 @@ from mmengine.fileio import list_from_file
 
 from lip_mmdet.engine.coco_metric import LIPCocoMetric
 from lip_mmdet.errors import InputError
-from lip_mmdet.evaluation.coco_file import CocoFile, read_categories, read_coco, shown
+from lip_mmdet.evaluation.coco_file import CocoFile, read_categories, read_coco
 from lip_mmdet.evaluation.ground_truth import ground_truth_of
+from lip_mmdet.evaluation.json_file import shown
 from lip_mmdet.evaluation.loader_view import (
     LoaderView,
     check_categories,

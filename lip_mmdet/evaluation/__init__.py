@@ -15,11 +15,12 @@ from lip_mmdet.evaluation.accumulation import (
     figures,
 )
 from lip_mmdet.evaluation.breakdown import Breakdown, break_down
-from lip_mmdet.evaluation.coco_file import CocoFile, read_coco, read_json
+from lip_mmdet.evaluation.coco_file import CocoFile, read_coco
 from lip_mmdet.evaluation.comparison import Comparison, compare, image_ap
 from lip_mmdet.evaluation.detections import Detections, detections_from, load_detections
 from lip_mmdet.evaluation.ground_truth import GroundTruth, ground_truth_from, load_ground_truth
 from lip_mmdet.evaluation.hints import limits_up_to, notes_on
+from lip_mmdet.evaluation.json_file import read_json
 from lip_mmdet.evaluation.references import Reference, find_reference, references
 from lip_mmdet.evaluation.splits import SPLITS, Split, find_split, minival_notes
 from lip_mmdet.evaluation.submission import (

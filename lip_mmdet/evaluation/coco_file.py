@@ -7,21 +7,20 @@ Python's `json` reads (NaN, lone surrogates) is read by `json`, into the same co
 
 from __future__ import annotations
 
-import codecs
 import gzip
-import json
 import os
 import re
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Iterator, List, NoReturn, Sequence, Union
+from itertools import chain
+from typing import Any, BinaryIO, Iterator, List, NoReturn, Sequence, Tuple, Union
 
 import msgspec
 import numpy as np
 
 from lip_mmdet.errors import InputError
 from lip_mmdet.evaluation.collector import collector_paused
+from lip_mmdet.evaluation.json_file import decoded, open_file, parsed, read_all, shown
 
 # What a record has in place of a key that it lacks.
 UNSET = msgspec.UNSET
@@ -36,15 +35,11 @@ _SECTIONS = {
 }
 _RESULT = ('image_id', 'category_id', 'bbox', 'score')
 # Results are decoded in parts of about this many bytes, so that few records exist at a time.
-_PART = 4 * 2**20
+_PART = 2**20
+# The last place in a part where one record ends and another begins.
+_CUT = re.compile(rb'.*\}(?=([ \t\r\n]*,[ \t\r\n]*)\{)', re.DOTALL)
+_BROKEN_GZIP = (OSError, EOFError, zlib.error)
 _FALSE_JSON = {b'null', b'false', b'0', b'""', b'[]', b'{}'}
-# What people hand over instead of JSON, by the first bytes.
-_FOREIGN = (
-    (b'PK\x03\x04', 'it is a zip archive; unpack it first'),
-    (b'\x80', 'it looks like a pickle, such as MMDetection writes with --out; score COCO JSON'),
-    (b'\x89PNG', 'it is a picture'),
-    (b'\xff\xd8\xff', 'it is a picture'),
-)
 
 
 def _struct(name: str, fields: Sequence[str]) -> type:
@@ -68,7 +63,16 @@ _CATEGORIES = msgspec.json.Decoder(
         'Names', [('categories', _optional(List[_struct('category', ('id', 'name'))]), UNSET)]
     )
 )
-_RESULTS = msgspec.json.Decoder(List[_struct('result', _RESULT)])
+# What msgspec does not find to be of these types is read by `json`.
+_PLAIN_RESULTS = msgspec.json.Decoder(
+    List[
+        msgspec.defstruct(
+            'result',
+            zip(_RESULT, (int, int, Tuple[float, float, float, float], float)),
+            gc=False,
+        )
+    ]
+)
 
 
 class Records:
@@ -77,10 +81,11 @@ class Records:
     Args:
         noun: what one record is, such as ``'annotation'``.
         source: where they come from; it starts the messages.
-        columns: key to values, :data:`UNSET` where a record lacks the key.
+        columns: key to values, :data:`UNSET` where a record lacks the key; or to an array, where
+            all records are plain.
     """
 
-    def __init__(self, noun: str, source: str, columns: dict[str, list]) -> None:
+    def __init__(self, noun: str, source: str, columns: dict[str, list | np.ndarray]) -> None:
         self.noun = noun
         self.source = source
         self.columns = columns
@@ -88,7 +93,7 @@ class Records:
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
 
-    def __getitem__(self, key: str) -> list:
+    def __getitem__(self, key: str) -> list | np.ndarray:
         return self.columns[key]
 
     def rows(self, key: str, at_fault: Any) -> list[int]:
@@ -133,12 +138,13 @@ def read_coco(path: str | os.PathLike, role: str = 'annotation file') -> CocoFil
             list of objects.
     """
     source = f'{role} {path}'
-    content, packing = _text(_bytes(path, source), source)
+    with open_file(path, source) as stream:
+        content, packing = decoded(read_all(stream, source), source)
     with collector_paused():
         try:
             dataset = _DATASET.decode(content)
         except (msgspec.MsgspecError, ValueError, RecursionError):
-            return coco_from(_parsed(content, source), source, packing)
+            return coco_from(parsed(content, source), source, packing)
         sections = {
             name: getattr(dataset, name) if getattr(dataset, name) is UNSET else
             _from_structs(getattr(dataset, name), noun, source, fields)
@@ -152,7 +158,8 @@ def read_coco(path: str | os.PathLike, role: str = 'annotation file') -> CocoFil
 def read_categories(path: str | os.PathLike) -> Records | None:
     """Read the categories of an annotation file alone; None where they cannot be read."""
     try:
-        content, _ = _text(_bytes(path, str(path)), str(path))
+        with open_file(path, str(path)) as stream:
+            content, _ = decoded(read_all(stream, str(path)), str(path))
         names = _CATEGORIES.decode(content).categories
     except (InputError, msgspec.MsgspecError, ValueError, RecursionError):
         return None
@@ -182,16 +189,13 @@ def read_results(path: str | os.PathLike, role: str = 'results file') -> Records
         InputError: as :func:`read_coco`.
     """
     source = f'{role} {path}'
-    content, _ = _text(_bytes(path, source), source)
-    columns = {key: [] for key in _RESULT}
-    with collector_paused():
+    with open_file(path, source) as stream, collector_paused():
         try:
-            for part in _parts(content):
-                for key, column in columns.items():
-                    column.extend([getattr(record, key) for record in part])
-        except (msgspec.MsgspecError, ValueError, RecursionError):
-            return results_from(_parsed(content, source), source)
-    return Records('detection', source, columns)
+            columns = [np.concatenate(parts) for parts in zip(*map(_columns, _parts(stream)))]
+        except (msgspec.MsgspecError, ValueError, ArithmeticError, RecursionError, *_BROKEN_GZIP):
+            content, _ = decoded(read_all(stream, source), source)
+            return results_from(parsed(content, source), source)
+    return Records('detection', source, dict(zip(_RESULT, columns)))
 
 
 def results_from(records: Any, source: str) -> Records:
@@ -203,33 +207,6 @@ def results_from(records: Any, source: str) -> Records:
             'bbox and score'
         )
     return _from_dicts(records, 'detection', source, _RESULT)
-
-
-def read_json(path: str | os.PathLike, role: str) -> Any:
-    """Return the content of a JSON file as `json` gives it; messages start with ``role``.
-
-    Raises:
-        InputError: the file is missing, unreadable, empty, truncated, not JSON or too large to hold
-            in memory.
-    """
-    source = f'{role} {path}'
-    return parse_json(_bytes(path, source), source)
-
-
-def parse_json(content: bytes, source: str) -> Any:
-    """Return the content of JSON text; ``source`` starts the messages. See :func:`read_json`."""
-    with collector_paused():
-        return _parsed(_text(content, source)[0], source)
-
-
-def shown(value: Any) -> str:
-    """Write a value of a file as JSON, shortened, for a message."""
-    try:
-        text = json.dumps(value, ensure_ascii=False)
-    except (TypeError, ValueError, RecursionError):
-        text = str(type(value).__name__)
-    text = clean(text)
-    return text if len(text) <= 60 else text[:57] + '...'
 
 
 def as_floats(values: list) -> np.ndarray:
@@ -247,112 +224,40 @@ def _as_float(value: Any) -> float:
         return float('inf') if value > 0 else float('-inf')
 
 
-def clean(text: str) -> str:
-    """Return text that any UTF-8 file can hold: lone surrogates become U+FFFD."""
-    if text.isascii():
-        return text
-    return text.encode('utf-16-le', 'surrogatepass').decode('utf-16-le', 'replace')
+def _parts(stream: BinaryIO) -> Iterator[list]:
+    """Decode a list of results part by part, each cut where a record seems to end.
 
-
-def _bytes(path: str | os.PathLike, source: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except FileNotFoundError:
-        raise InputError(f'{source} does not exist; check the path') from None
-    except IsADirectoryError:
-        raise InputError(f'{source} is a folder; name a JSON file') from None
-    except (OSError, ValueError) as error:  # a null character in the name is a ValueError
-        why = getattr(error, 'strerror', None) or error
-        raise InputError(f'{source} cannot be read: {why}') from None
-    except MemoryError:
-        raise InputError(f'{source} does not fit in memory') from None
-
-
-def _text(content: bytes, source: str) -> tuple[bytes, str]:
-    """Return JSON text as UTF-8 without a byte order mark, and how it was packed.
-
-    Raises:
-        InputError: empty, another kind of file, or of an encoding that does not tell itself.
+    A part that was cut inside a string or a nested object is no list, so it is read with the next.
     """
-    packing = ''
-    if content.startswith(b'\x1f\x8b'):
+    packed = stream.read(2) == b'\x1f\x8b'
+    stream.seek(0)
+    stream = gzip.GzipFile(fileobj=stream) if packed else stream
+    text, more = b'', True
+    while more:
+        read = stream.read(max(_PART, len(text)))  # twice as much of what had no end
+        more = bool(read)
+        text += read
+        cut = _CUT.match(text) if more else None
+        if more and not cut:
+            continue
+        part = text[: cut.end()] + b']' if cut else text
         try:
-            content, packing = gzip.decompress(content), 'gzip'
-        except (OSError, EOFError, zlib.error):
-            raise InputError(f'{source} is not a whole gzip file; fetch it again') from None
-    if not content.strip():
-        raise InputError(f'{source} is empty')
-    for magic, explanation in _FOREIGN:
-        if content.startswith(magic):
-            raise InputError(f'{source} is not JSON: {explanation}')
-    encoding = json.detect_encoding(content[:16])
-    if encoding == 'utf-8-sig':
-        content, packing = content[len(codecs.BOM_UTF8) :], packing or encoding
-    elif encoding != 'utf-8':
-        try:
-            content, packing = content.decode(encoding).encode(), packing or encoding
-        except UnicodeError:
-            raise InputError(
-                f'{source} is not JSON: its first bytes look like {encoding.upper()}, the rest '
-                'does not'
-            ) from None
-    if not content.isascii():
-        try:
-            content.decode()
-        except UnicodeDecodeError as error:
-            raise _not_utf8(content, error, source) from None
-    return content, packing
+            records = _PLAIN_RESULTS.decode(part)
+        except msgspec.DecodeError as error:
+            if more and not isinstance(error, msgspec.ValidationError):
+                continue
+            raise
+        part.decode()  # msgspec does not look at strings that it skips
+        yield records
+        text = b'[' + text[cut.end(1) :] if cut else b''
 
 
-def _not_utf8(content: bytes, error: UnicodeDecodeError, source: str) -> InputError:
-    high = re.findall(rb'[\x80-\xff]+', content)
-    if re.search(rb'[\x00-\x08\x0e-\x1f]', content[:10_000]):
-        return InputError(f'{source} is not JSON: it is not a text file')
-    # Two-byte encodings have their letters in pairs; European ones mostly have single letters.
-    pairs = sum(len(run) % 2 == 0 for run in high) > len(high) / 2
-    guess, name = ('GBK', 'GB18030') if pairs else ('Latin-1 (Windows-1252)', 'WINDOWS-1252')
-    line = content.count(b'\n', 0, error.start) + 1
-    return InputError(
-        f'{source} is not UTF-8: byte 0x{content[error.start]:02x} at position {error.start}, line '
-        f'{line}; it looks like {guess}. Save it again as UTF-8, for instance with '
-        f'iconv -f {name} -t UTF-8 OLD.json > NEW.json'
-    )
-
-
-def _parsed(content: bytes, source: str) -> Any:
-    try:
-        return json.loads(content)
-    except json.JSONDecodeError as error:
-        truncated = error.pos >= len(error.doc.rstrip()) - 1 or 'Unterminated' in error.msg
-        reason = 'it ends in the middle, so it is probably truncated' if truncated else error.msg
-        raise InputError(
-            f'{source} is not valid JSON, line {error.lineno} column {error.colno}: {reason}'
-        ) from None
-    except RecursionError:
-        raise InputError(f'{source} is nested too deeply to be a COCO file') from None
-    except MemoryError:
-        raise InputError(f'{source} does not fit in memory') from None
-    except ValueError as error:  # an integer of thousands of digits
-        raise InputError(f'{source} cannot be parsed: {error}') from None
-
-
-def _parts(content: bytes) -> Iterator[list]:
-    """Decode a list of results part by part, each cut where a record ends.
-
-    A cut at ``},`` inside a string or a nested object leaves text that is no list, so that decoding
-    fails; then the whole is decoded at once.
-    """
-    start, end = content.find(b'[') + 1, content.rfind(b']')
-    if len(content) <= _PART or content[: start - 1].strip() or content[end + 1 :].strip():
-        yield _RESULTS.decode(content)
-        return
-    cut = re.compile(rb'\}\s*,')
-    view = memoryview(content)
-    while start < end:
-        found = cut.search(content, start + _PART, end)
-        stop = found.start() + 1 if found else end
-        yield _RESULTS.decode(b'[%b]' % view[start:stop])
-        start = found.end() if found else end
+def _columns(records: list) -> tuple[np.ndarray, ...]:
+    image = np.array([record.image_id for record in records], dtype=np.int64)
+    category = np.array([record.category_id for record in records], dtype=np.int64)
+    numbers = chain.from_iterable(record.bbox for record in records)
+    boxes = np.fromiter(numbers, np.float64, 4 * len(records)).reshape(-1, 4)
+    return image, category, boxes, np.array([record.score for record in records], dtype=np.float64)
 
 
 def _from_structs(records: list, noun: str, source: str, fields: Sequence[str]) -> Records:

@@ -10,9 +10,10 @@ from typing import Any, Callable
 import numpy as np
 
 from lip_mmdet.errors import InputError
-from lip_mmdet.evaluation.coco_file import Records, read_results, results_from, shown
+from lip_mmdet.evaluation.coco_file import Records, read_results, results_from
 from lip_mmdet.evaluation.ground_truth import GroundTruth, boxes_of
 from lip_mmdet.evaluation.hints import results_hints
+from lip_mmdet.evaluation.json_file import shown
 from lip_mmdet.evaluation.numbering import Numbering, plain
 
 
@@ -126,6 +127,8 @@ def _boxes_and_scores(records: Records, rows: np.ndarray) -> tuple[np.ndarray, n
 
 
 def _scores(records: Records, rows: np.ndarray) -> np.ndarray:
+    if isinstance(records['score'], np.ndarray):
+        return records['score'][rows]
     values = [records['score'][row] for row in rows.tolist()]
     if set(map(type, values)) - {int, float}:
         odd = [r for r, v in zip(rows.tolist(), values) if not isinstance(v, (int, float))]
@@ -171,7 +174,7 @@ def _images(records: Records, truth: GroundTruth) -> tuple[np.ndarray, np.ndarra
     numbers, known = truth.image_numbers.of(records, 'image_id')
     if known.all():
         return numbers, known, []
-    labels = [plain(value) for value in records['image_id']]
+    labels = [plain(value) for value in list(records['image_id'])]
     for how, key_of in _KEYS.items():
         images: dict[str, int] = {}
         shared: set[str] = set()

@@ -17,12 +17,11 @@ from lip_mmdet.evaluation.coco_file import (
     CocoFile,
     Records,
     as_floats,
-    clean,
     coco_from,
     read_coco,
-    shown,
 )
 from lip_mmdet.evaluation.hints import corners_in_truth
+from lip_mmdet.evaluation.json_file import clean, shown
 from lip_mmdet.evaluation.numbering import Numbering, plain
 
 _CROWD = {'0': False, '1': True, 0: False, 1: True}
@@ -251,6 +250,8 @@ def boxes_of(records: Records, kept: np.ndarray) -> np.ndarray:
         InputError: a box without four finite numbers.
     """
     values = records['bbox']
+    if isinstance(values, np.ndarray):
+        return values[kept]
     rows = kept.tolist()
     if rows != list(range(len(values))):
         values = [values[row] for row in rows]

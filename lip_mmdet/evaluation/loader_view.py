@@ -11,7 +11,8 @@ from typing import Any, Sequence
 import numpy as np
 
 from lip_mmdet.errors import InputError
-from lip_mmdet.evaluation.coco_file import UNSET, CocoFile, Records, shown
+from lip_mmdet.evaluation.coco_file import UNSET, CocoFile, Records
+from lip_mmdet.evaluation.json_file import shown
 from lip_mmdet.evaluation.loader_rules import KEPT, REASONS, Images, fates, is_real, unique_rows
 from lip_mmdet.evaluation.numbering import Numbering, plain
 

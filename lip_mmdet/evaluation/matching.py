@@ -22,8 +22,8 @@ from lip_mmdet.evaluation.ground_truth import GroundTruth
 
 # pycocotools asks for no more overlap than this, so that a threshold of 1 can be reached.
 _HIGHEST_THRESHOLD = 1 - 1e-10
-# Pairs whose overlap is computed together: some 100 MB.
-_BLOCK = 1 << 20
+# Pairs whose overlap is computed together: some 25 MB.
+_BLOCK = 1 << 18
 
 # IoU of the pairs (detections, objects), both as rows, shape (pairs,). An object that is a crowd
 # has no say in the size of the union.

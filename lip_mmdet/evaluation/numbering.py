@@ -48,12 +48,12 @@ class Numbering:
         """Return the numbers of the ids that other records name, and which of them are known."""
         return self.of_labels(_hashable(records, key))
 
-    def of_labels(self, labels: list) -> tuple[np.ndarray, np.ndarray]:
+    def of_labels(self, labels: list | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the numbers of ids, and which of them are known."""
         if not self.plain:
             numbers = np.array([self._numbers.get(label, 0) for label in labels], dtype=np.int64)
             return numbers, numbers > 0
-        whole = set(map(type, labels)) <= {int}
+        whole = isinstance(labels, np.ndarray) or set(map(type, labels)) <= {int}
         # No id that is listed is 2^62, so it stands for what is no whole number.
         labels = labels if whole else [v if type(v) is int else _LARGEST for v in labels]
         try:
@@ -70,9 +70,9 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _hashable(records: Records, key: str) -> list:
+def _hashable(records: Records, key: str) -> list | np.ndarray:
     values = records[key]
-    if set(map(type, values)) <= {int}:
+    if isinstance(values, np.ndarray) or set(map(type, values)) <= {int}:
         return values
     nested = records.rows(
         key,

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from lip_mmdet.errors import InputError
-from lip_mmdet.evaluation.coco_file import parse_json, read_json
 from lip_mmdet.evaluation.ground_truth import GroundTruth
+from lip_mmdet.evaluation.json_file import parse_json, read_json
 from lip_mmdet.files import replace_on_success
 
 _NAME = 'detections_test-dev2017_{}_results'
