@@ -25,8 +25,9 @@ from lip_mmdet.files import replace_on_success, write_json, write_text
 
 # What says how to score and what to write, which a submission does neither of.
 _SCORING = (
-    'backend', 'classes', 'max_dets', 'category_shift', 'as_coco', 'reference', 'baseline',
-    'resamples', 'seed', 'per_class', 'label', 'out_json', 'out_csv', 'out_md', 'report',
+    'iou_type', 'backend', 'classes', 'max_dets', 'category_shift', 'as_coco', 'reference',
+    'baseline', 'resamples', 'seed', 'per_class', 'label', 'out_json', 'out_csv', 'out_md',
+    'report',
 )  # fmt: skip
 
 _STDOUT = ('/dev/stdout', '/dev/fd/1', '/proc/self/fd/1')
@@ -44,7 +45,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', nargs='?', help='MMDetection config, to run inference first')
     parser.add_argument('checkpoint', nargs='?', help='its weights')
     parser.add_argument('--ann', metavar='FILE', help='COCO annotations')
-    parser.add_argument('--results', metavar='FILE', help='COCO results (boxes)')
+    parser.add_argument('--results', metavar='FILE', help='COCO results')
+    parser.add_argument(
+        '--iou-type', choices=['bbox', 'segm'], default='bbox', help='score boxes or masks'
+    )
     parser.add_argument('--split', choices=evaluation.SPLITS, help='find the annotations of COCO')
     parser.add_argument('--data-root', metavar='DIR', default='data/coco', help='where COCO is')
     parser.add_argument(
@@ -189,6 +193,7 @@ def run_inference(args: argparse.Namespace) -> DetectionFiles | None:
         ann_file=args.ann,
         image_folder=args.images,
         allow_partial=args.allow_partial,
+        iou_type=args.iou_type,
     )
 
 
@@ -221,7 +226,9 @@ def score(args: argparse.Namespace) -> None:
         }
         if any(str(path) in _STDOUT for path in paths.values()):
             outputs.enter_context(redirect_stdout(sys.stderr))
-        truth = evaluation.load_ground_truth(args.ann, as_coco=args.as_coco)
+        truth = evaluation.load_ground_truth(
+            args.ann, as_coco=args.as_coco, masks=args.iou_type == 'segm'
+        )
         categories = chosen_categories(args, truth)
         rules = dict(
             backend=args.backend,

@@ -34,6 +34,7 @@ def detect(
     ann_file: str | os.PathLike | None = None,
     image_folder: str | os.PathLike | None = None,
     allow_partial: bool = False,
+    iou_type: str = 'bbox',
 ) -> DetectionFiles | None:
     """Run a detector over its config's test data and write the detections as COCO results.
 
@@ -46,12 +47,14 @@ def detect(
         ann_file: annotations in place of the config's.
         image_folder: images in place of the config's.
         allow_partial: go on with a checkpoint of other classes, or that fits the model in part.
+        iou_type: ``'segm'`` asks for the results with masks.
 
     Returns:
         The files, or None in every process but the first.
 
     Raises:
-        InputError: the config, its test data or the checkpoint is missing or unusable.
+        InputError: the config, its test data or the checkpoint is missing or unusable, or the
+            model gives no masks.
     """
     config_path = Path(config_path)
     if not config_path.is_file():
@@ -91,16 +94,21 @@ def detect(
         config.merge_from_dict(
             join_processes_on_cpu(launcher, bool(config.get('find_unused_parameters')))
         )
+    results = Path(f'{prefix}.{iou_type}.json')
     runner = TerseRunner.from_cfg(config)
     runner.register_hook(CheckpointFitHook(allow_partial))
+    if is_main_process():
+        results.unlink(missing_ok=True)  # an earlier test's
     runner.test()
     if not is_main_process():
         return None
+    if not results.is_file():
+        raise InputError(f'{config_path} gives no masks; leave --iou-type segm out')
     images = Path(dataset.get('data_root') or '') / (dataset.get('data_prefix') or {}).get(
         'img', ''
     )
     classes = config_classes(config, 'test_dataloader')
-    return DetectionFiles(ann_file, Path(f'{prefix}.bbox.json'), images, classes)
+    return DetectionFiles(ann_file, results, images, classes)
 
 
 def _coco_dataset(config: Any) -> Any:

@@ -50,6 +50,7 @@ class CocoEvaluation:
         recall: largest recall, -1 where there is no ground truth, shape (T, K, A, M).
         scores: score at which a recall level is reached, shape (T, R, K, A, M).
         matches: which detection was matched to which object.
+        iou_type: whose IoU it is, ``'bbox'`` or ``'segm'``, as pycocotools calls boxes and masks.
     """
 
     backend: str
@@ -62,6 +63,7 @@ class CocoEvaluation:
     recall: np.ndarray
     scores: np.ndarray
     matches: Matches
+    iou_type: str = 'bbox'
 
 
 def choose_backend(name: str = 'auto') -> str:
@@ -88,10 +90,10 @@ def evaluate(
     iou_thresholds: Sequence[float] | None = None,
     max_detections: Sequence[int] = LIMITS,
 ) -> CocoEvaluation:
-    """Evaluate boxes by COCO's definition (https://cocodataset.org/#detection-eval).
+    """Evaluate boxes or masks by COCO's definition (https://cocodataset.org/#detection-eval).
 
     Args:
-        ground_truth: the annotations.
+        ground_truth: the annotations; masks are evaluated where they were read with masks.
         detections: the results; their order decides between equal scores, as in pycocotools.
         backend: ``'pycocotools'`` has it compute precision, recall and scores.
         category_ids: evaluate these categories only; all of the annotations' by default.
@@ -128,6 +130,7 @@ def evaluate(
         recall=arrays[1],
         scores=arrays[2],
         matches=matches,
+        iou_type='bbox' if ground_truth.masks is None else 'segm',
     )
 
 

@@ -29,6 +29,7 @@ class Breakdown:
         per_class: for each category its id, name, figures, and numbers of objects and detections.
         per_iou: for each IoU threshold AP and AR, at the highest limit.
         counts: numbers of images, and of objects, crowds and detections by area.
+        iou_type: ``'bbox'`` or ``'segm'``.
     """
 
     backend: str
@@ -36,6 +37,7 @@ class Breakdown:
     per_class: list[dict[str, Any]]
     per_iou: list[dict[str, float | None]]
     counts: dict[str, Any]
+    iou_type: str = 'bbox'
 
     def as_json(self) -> dict[str, Any]:
         """Return the content of ``--out-json``: the figures at the top, the rest below."""
@@ -45,6 +47,7 @@ class Breakdown:
             'per_class': self.per_class,
             'counts': self.counts,
             'backend': self.backend,
+            'iou_type': self.iou_type,
         }
 
 
@@ -74,6 +77,7 @@ def break_down(
             for number, threshold in enumerate(evaluation.iou_thresholds)
         ],
         counts=_counts(evaluation, ground_truth, detections),
+        iou_type=evaluation.iou_type,
     )
 
 
@@ -82,14 +86,13 @@ def _counts(
 ) -> dict[str, Any]:
     counted = np.isin(truth.category, evaluation.category_ids)
     found = np.isin(detections.category, evaluation.category_ids)
-    detection_areas = detections.boxes[found, 2] * detections.boxes[found, 3]
     return {
         'images': len(truth.image_ids),
         'images_without_detections': coverage(detections, truth)[0],
         'categories': len(evaluation.category_ids),
         'objects': _by_area(truth.areas[counted & ~truth.crowd]),
         'crowds': _by_area(truth.areas[counted & truth.crowd]),
-        'detections': _by_area(detection_areas),
+        'detections': _by_area(detections.areas[found]),
     }
 
 

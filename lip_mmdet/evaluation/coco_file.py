@@ -33,7 +33,8 @@ _SECTIONS = {
     ),
     'categories': ('category', ('id', 'name')),
 }
-_RESULT = ('image_id', 'category_id', 'bbox', 'score')
+_BOX_RESULT = ('image_id', 'category_id', 'bbox', 'score')
+_MASK_RESULT = ('image_id', 'category_id', 'segmentation', 'score')
 # Results are decoded in parts of about this many bytes, so that few records exist at a time.
 _PART = 2**20
 # The last place in a part where one record ends and another begins.
@@ -42,9 +43,10 @@ _BROKEN_GZIP = (OSError, EOFError, zlib.error)
 _FALSE_JSON = {b'null', b'false', b'0', b'""', b'[]', b'{}'}
 
 
-def _struct(name: str, fields: Sequence[str]) -> type:
-    # A segmentation is only asked whether it is there, so it is not decoded.
-    kinds = [(f, msgspec.Raw if f == 'segmentation' else Any, UNSET) for f in fields]
+def _struct(name: str, fields: Sequence[str], masks: bool = False) -> type:
+    # Without masks a segmentation is only asked whether it is there, so it is not decoded.
+    raw = () if masks else ('segmentation',)
+    kinds = [(f, msgspec.Raw if f in raw else Any, UNSET) for f in fields]
     return msgspec.defstruct(name, kinds, gc=False)
 
 
@@ -52,27 +54,37 @@ def _optional(kind: Any) -> Any:
     return Union[kind, msgspec.UnsetType]
 
 
-_DATASET = msgspec.json.Decoder(
-    msgspec.defstruct(
-        'Dataset',
-        [(s, _optional(List[_struct(s, fields)]), UNSET) for s, (_, fields) in _SECTIONS.items()],
+_DATASET = {
+    masks: msgspec.json.Decoder(
+        msgspec.defstruct(
+            'Dataset',
+            [
+                (section, _optional(List[_struct(section, fields, masks)]), UNSET)
+                for section, (_, fields) in _SECTIONS.items()
+            ],
+        )
     )
-)
+    for masks in (False, True)
+}
 _CATEGORIES = msgspec.json.Decoder(
     msgspec.defstruct(
         'Names', [('categories', _optional(List[_struct('category', ('id', 'name'))]), UNSET)]
     )
 )
 # What msgspec does not find to be of these types is read by `json`.
-_PLAIN_RESULTS = msgspec.json.Decoder(
-    List[
-        msgspec.defstruct(
-            'result',
-            zip(_RESULT, (int, int, Tuple[float, float, float, float], float)),
-            gc=False,
-        )
-    ]
+_KINDS = dict(
+    image_id=int,
+    category_id=int,
+    bbox=Tuple[float, float, float, float],
+    segmentation=Any,
+    score=float,
 )
+_PLAIN_RESULTS = {
+    fields: msgspec.json.Decoder(
+        List[msgspec.defstruct('result', [(f, _KINDS[f]) for f in fields], gc=False)]
+    )
+    for fields in (_BOX_RESULT, _MASK_RESULT)
+}
 
 
 class Records:
@@ -130,8 +142,15 @@ class CocoFile:
     packing: str = ''
 
 
-def read_coco(path: str | os.PathLike, role: str = 'annotation file') -> CocoFile:
+def read_coco(
+    path: str | os.PathLike, role: str = 'annotation file', masks: bool = False
+) -> CocoFile:
     """Read a COCO annotation file.
+
+    Args:
+        path: the file.
+        role: what messages call it.
+        masks: keep each ``segmentation``, of which else is kept whether there is one.
 
     Raises:
         InputError: the file cannot be read, is not JSON in a known encoding, or a section is not a
@@ -142,17 +161,15 @@ def read_coco(path: str | os.PathLike, role: str = 'annotation file') -> CocoFil
         content, packing = decoded(read_all(stream, source), source)
     with collector_paused():
         try:
-            dataset = _DATASET.decode(content)
+            dataset = _DATASET[masks].decode(content)
         except (msgspec.MsgspecError, ValueError, RecursionError):
-            return coco_from(parsed(content, source), source, packing)
+            return coco_from(parsed(content, source), source, packing, masks)
+        found = {name: getattr(dataset, name) for name in _SECTIONS}
         sections = {
-            name: getattr(dataset, name) if getattr(dataset, name) is UNSET else
-            _from_structs(getattr(dataset, name), noun, source, fields)
-            for name, (noun, fields) in _SECTIONS.items()
-        }  # fmt: skip
-    return CocoFile(
-        source, **{k: None if v is UNSET else v for k, v in sections.items()}, packing=packing
-    )
+            name: None if records is UNSET else _from_structs(records, source, *_SECTIONS[name])
+            for name, records in found.items()
+        }
+        return _coco(source, sections, packing, masks)
 
 
 def read_categories(path: str | os.PathLike) -> Records | None:
@@ -163,10 +180,10 @@ def read_categories(path: str | os.PathLike) -> Records | None:
         names = _CATEGORIES.decode(content).categories
     except (InputError, msgspec.MsgspecError, ValueError, RecursionError):
         return None
-    return None if names is UNSET else _from_structs(names, 'category', str(path), ('id', 'name'))
+    return None if names is UNSET else _from_structs(names, str(path), 'category', ('id', 'name'))
 
 
-def coco_from(dataset: Any, source: str, packing: str = '') -> CocoFile:
+def coco_from(dataset: Any, source: str, packing: str = '', masks: bool = False) -> CocoFile:
     """Return the columns of a parsed annotation file; see :func:`read_coco`."""
     if isinstance(dataset, list):
         raise InputError(
@@ -176,29 +193,56 @@ def coco_from(dataset: Any, source: str, packing: str = '') -> CocoFile:
     if not isinstance(dataset, dict):
         raise InputError(f'{source} is not a COCO annotation file: it holds no object')
     sections = {
-        name: _from_dicts(dataset[name], noun, source, fields) if name in dataset else None
+        name: _from_dicts(dataset[name], source, noun, fields) if name in dataset else None
         for name, (noun, fields) in _SECTIONS.items()
     }
+    return _coco(source, sections, packing, masks)
+
+
+def _coco(source: str, sections: dict[str, Records | None], packing: str, masks: bool) -> CocoFile:
+    objects = sections['annotations']
+    if objects is not None and not masks:
+        objects.columns['segmentation'] = [_is_there(v) for v in objects['segmentation']]
     return CocoFile(source, **sections, packing=packing)
 
 
-def read_results(path: str | os.PathLike, role: str = 'results file') -> Records:
+def _is_there(value: Any) -> bool:
+    if isinstance(value, msgspec.Raw):
+        return bytes(value) not in _FALSE_JSON
+    return value is not UNSET and bool(value)
+
+
+def read_results(
+    path: str | os.PathLike, role: str = 'results file', masks: bool = False
+) -> Records:
     """Read a COCO results file as columns ``image_id``, ``category_id``, ``bbox``, ``score``.
+
+    With masks there is ``segmentation`` instead of ``bbox``.
 
     Raises:
         InputError: as :func:`read_coco`.
     """
-    source = f'{role} {path}'
+    source, fields = f'{role} {path}', _MASK_RESULT if masks else _BOX_RESULT
     with open_file(path, source) as stream, collector_paused():
         try:
-            columns = [np.concatenate(parts) for parts in zip(*map(_columns, _parts(stream)))]
+            parts = [_columns(part, fields) for part in _parts(stream, _PLAIN_RESULTS[fields])]
         except (msgspec.MsgspecError, ValueError, ArithmeticError, RecursionError, *_BROKEN_GZIP):
             content, _ = decoded(read_all(stream, source), source)
-            return results_from(parsed(content, source), source)
-    return Records('detection', source, dict(zip(_RESULT, columns)))
+            return results_from(parsed(content, source), source, masks)
+    columns = {key: [part[key] for part in parts] for key in fields}
+    return Records(
+        'detection',
+        source,
+        {
+            key: list(chain.from_iterable(column))
+            if key == 'segmentation'
+            else np.concatenate(column)
+            for key, column in columns.items()
+        },
+    )
 
 
-def results_from(records: Any, source: str) -> Records:
+def results_from(records: Any, source: str, masks: bool = False) -> Records:
     """Return the columns of parsed results; see :func:`read_results`."""
     if isinstance(records, dict):
         kind = 'an annotation file' if 'annotations' in records else 'an object'
@@ -206,25 +250,10 @@ def results_from(records: Any, source: str) -> Records:
             f'{source} holds {kind}; results are a list of objects with image_id, category_id, '
             'bbox and score'
         )
-    return _from_dicts(records, 'detection', source, _RESULT)
+    return _from_dicts(records, source, 'detection', _MASK_RESULT if masks else _BOX_RESULT)
 
 
-def as_floats(values: list) -> np.ndarray:
-    """Return numbers as float64; an integer too large for one is infinite."""
-    try:
-        return np.array(values, dtype=np.float64)
-    except OverflowError:
-        return np.array([_as_float(value) for value in values], dtype=np.float64)
-
-
-def _as_float(value: Any) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        return float('inf') if value > 0 else float('-inf')
-
-
-def _parts(stream: BinaryIO) -> Iterator[list]:
+def _parts(stream: BinaryIO, decoder: msgspec.json.Decoder) -> Iterator[list]:
     """Decode a list of results part by part, each cut where a record seems to end.
 
     A part that was cut inside a string or a nested object is no list, so it is read with the next.
@@ -242,7 +271,7 @@ def _parts(stream: BinaryIO) -> Iterator[list]:
             continue
         part = text[: cut.end()] + b']' if cut else text
         try:
-            records = _PLAIN_RESULTS.decode(part)
+            records = decoder.decode(part)
         except msgspec.DecodeError as error:
             if more and not isinstance(error, msgspec.ValidationError):
                 continue
@@ -252,24 +281,21 @@ def _parts(stream: BinaryIO) -> Iterator[list]:
         text = b'[' + text[cut.end(1) :] if cut else b''
 
 
-def _columns(records: list) -> tuple[np.ndarray, ...]:
-    image = np.array([record.image_id for record in records], dtype=np.int64)
-    category = np.array([record.category_id for record in records], dtype=np.int64)
-    numbers = chain.from_iterable(record.bbox for record in records)
-    boxes = np.fromiter(numbers, np.float64, 4 * len(records)).reshape(-1, 4)
-    return image, category, boxes, np.array([record.score for record in records], dtype=np.float64)
+def _columns(records: list, fields: Sequence[str]) -> dict[str, Any]:
+    columns: dict[str, Any] = {key: [getattr(r, key) for r in records] for key in fields}
+    for key in columns.keys() - {'segmentation'}:
+        kind = np.int64 if _KINDS[key] is int else np.float64
+        columns[key] = np.array(columns[key], dtype=kind)
+    if 'bbox' in columns:
+        columns['bbox'] = columns['bbox'].reshape(-1, 4)  # of no records too
+    return columns
 
 
-def _from_structs(records: list, noun: str, source: str, fields: Sequence[str]) -> Records:
-    columns = {key: [getattr(record, key) for record in records] for key in fields}
-    if 'segmentation' in columns:
-        columns['segmentation'] = [
-            raw is not UNSET and bytes(raw) not in _FALSE_JSON for raw in columns['segmentation']
-        ]
-    return Records(noun, source, columns)
+def _from_structs(records: list, source: str, noun: str, fields: Sequence[str]) -> Records:
+    return Records(noun, source, {key: [getattr(r, key) for r in records] for key in fields})
 
 
-def _from_dicts(records: Any, noun: str, source: str, fields: Sequence[str]) -> Records:
+def _from_dicts(records: Any, source: str, noun: str, fields: Sequence[str]) -> Records:
     if not isinstance(records, list):
         name = {v[0]: k for k, v in _SECTIONS.items()}.get(noun, f'{noun}s')
         raise InputError(f'{source}: the {name} are {shown(records)}, not a list')
@@ -280,9 +306,4 @@ def _from_dicts(records: Any, noun: str, source: str, fields: Sequence[str]) -> 
             f'{source}: {noun} number {strange[0] + 1} is {shown(records[strange[0]])}, no object'
             f'{count}'
         )
-    columns = {key: [record.get(key, UNSET) for record in records] for key in fields}
-    if 'segmentation' in columns:
-        columns['segmentation'] = [
-            bool(value) and value is not UNSET for value in columns['segmentation']
-        ]
-    return Records(noun, source, columns)
+    return Records(noun, source, {key: [r.get(key, UNSET) for r in records] for key in fields})

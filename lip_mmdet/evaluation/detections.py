@@ -10,10 +10,12 @@ from typing import Any, Callable
 import numpy as np
 
 from lip_mmdet.errors import InputError
+from lip_mmdet.evaluation.boxes import boxes_of
 from lip_mmdet.evaluation.coco_file import Records, read_results, results_from
-from lip_mmdet.evaluation.ground_truth import GroundTruth, boxes_of
+from lip_mmdet.evaluation.ground_truth import GroundTruth
 from lip_mmdet.evaluation.hints import results_hints
 from lip_mmdet.evaluation.json_file import shown
+from lip_mmdet.evaluation.masks import Masks, masks_of
 from lip_mmdet.evaluation.numbering import Numbering, plain
 
 
@@ -27,6 +29,7 @@ class Detections:
         boxes: [x, y, width, height] in pixels, shape (detections, 4).
         scores: confidences, shape (detections,).
         notes: as :class:`~lip_mmdet.evaluation.GroundTruth`'s.
+        masks: where masks are scored; ``boxes`` are then those around them.
     """
 
     source: str
@@ -35,15 +38,26 @@ class Detections:
     boxes: np.ndarray
     scores: np.ndarray
     notes: list[str] = field(default_factory=list)
+    masks: Masks | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    @property
+    def areas(self) -> np.ndarray:
+        """Square pixels: of the masks or else the boxes, shape (detections,)."""
+        if self.masks is not None:
+            return self.masks.areas
+        with np.errstate(over='ignore', invalid='ignore'):
+            return self.boxes[:, 2] * self.boxes[:, 3]
 
 
 def load_detections(
     path: str | os.PathLike, ground_truth: GroundTruth, category_shift: int = 0
 ) -> Detections:
     """Read a COCO results file: a list of ``image_id``, ``category_id``, ``bbox``, ``score``.
+
+    For annotations that were read with masks the results have ``segmentation`` for ``bbox``.
 
     An empty list is a detector that found nothing, and gets a warning; an empty file is an error.
     Detections of categories or, up to half of them, in images that the annotations do not list are
@@ -58,14 +72,16 @@ def load_detections(
         InputError: not a results file, results of another dataset, or a number that is not finite
             or of negative size; the message has the first record at fault and how many there are.
     """
-    return _check(read_results(path), ground_truth, category_shift)
+    masks = ground_truth.masks is not None
+    return _check(read_results(path, masks=masks), ground_truth, category_shift)
 
 
 def detections_from(
     records: Any, ground_truth: GroundTruth, source: str, category_shift: int = 0
 ) -> Detections:
     """Check parsed COCO results; see :func:`load_detections`."""
-    return _check(results_from(records, source), ground_truth, category_shift)
+    masks = ground_truth.masks is not None
+    return _check(results_from(records, source, masks), ground_truth, category_shift)
 
 
 def _check(records: Records, truth: GroundTruth, category_shift: int) -> Detections:
@@ -89,7 +105,7 @@ def _check(records: Records, truth: GroundTruth, category_shift: int) -> Detecti
     if category_shift:
         category, of_known = _shifted(category, category_shift, truth.category_numbers)
     rows = np.flatnonzero(in_known_image & of_known)
-    boxes, scores = _boxes_and_scores(records, rows)
+    boxes, scores, masks = _shapes_and_scores(records, rows, image, truth, notes)
     hints = []
     everything = np.flatnonzero(in_known_image)
     if len(rows) == len(everything):
@@ -98,9 +114,12 @@ def _check(records: Records, truth: GroundTruth, category_shift: int) -> Detecti
         # Ids that are shifted by one lose a class; what is left out may be no box at all.
         with suppress(InputError):
             hints = results_hints(
-                image[everything], category[everything], *_boxes_and_scores(records, everything),
-                truth, source,
-            )  # fmt: skip
+                image[everything],
+                category[everything],
+                *_shapes_and_scores(records, everything, image, truth, [])[:2],
+                truth,
+                source,
+            )
     left_out = len(everything) - len(rows)
     if not len(rows):
         why = hints[0].partition(f'{source}: ')[2] if hints else _category_hint(category, truth)
@@ -115,15 +134,21 @@ def _check(records: Records, truth: GroundTruth, category_shift: int) -> Detecti
             f'note: {source}: {left_out} of {count} detections are of {len(unknown)} '
             'categories that the annotations do not have; they are left out'
         )
-    return Detections(source, image[rows], category[rows], boxes, scores, notes + hints)
+    return Detections(source, image[rows], category[rows], boxes, scores, notes + hints, masks)
 
 
-def _boxes_and_scores(records: Records, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    boxes, scores = boxes_of(records, rows), _scores(records, rows)
+def _shapes_and_scores(
+    records: Records, rows: np.ndarray, image: np.ndarray, truth: GroundTruth, notes: list[str]
+) -> tuple[np.ndarray, np.ndarray, Masks | None]:
+    scores = _scores(records, rows)
+    if truth.masks is not None:
+        masks = masks_of(records, rows, truth.sizes_of(image[rows]), notes)
+        return masks.boxes, scores, masks
+    boxes = boxes_of(records, rows)
     negative = rows[(boxes[:, 2:] < 0).any(axis=1)].tolist()
     if negative:
         records.fail(negative, 'bbox', 'of negative size; boxes are [x, y, width, height]')
-    return boxes, scores
+    return boxes, scores, None
 
 
 def _scores(records: Records, rows: np.ndarray) -> np.ndarray:

@@ -23,7 +23,8 @@ import numpy as np
 from lip_mmdet.evaluation.accumulation import CocoEvaluation, hits_needed, interpolate
 from lip_mmdet.evaluation.detections import Detections
 from lip_mmdet.evaluation.ground_truth import GroundTruth
-from lip_mmdet.evaluation.matching import Matches, box_overlap, find_pairs
+from lip_mmdet.evaluation.matching import Matches, find_pairs
+from lip_mmdet.evaluation.overlap import overlap_of
 
 ERROR_TYPES = (
     'classification',
@@ -132,7 +133,7 @@ def _classify(
     pair, other, iou = find_pairs(
         matches.image[wrong],
         np.where(wanted, matches.object_image, -1),
-        box_overlap(detections.boxes[rows], truth.boxes, np.zeros(len(truth), dtype=bool)),
+        overlap_of(detections, rows, truth, np.zeros(len(truth), dtype=bool)),
         _NOTHING,
     )
     same = detections.category[rows][pair] == truth.category[other]

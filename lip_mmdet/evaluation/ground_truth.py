@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 
 from lip_mmdet.errors import InputError
+from lip_mmdet.evaluation.boxes import as_floats, boxes_of
 from lip_mmdet.evaluation.coco_file import (
     UNSET,
     CocoFile,
     Records,
-    as_floats,
     coco_from,
     read_coco,
 )
 from lip_mmdet.evaluation.hints import corners_in_truth
 from lip_mmdet.evaluation.json_file import clean, shown
+from lip_mmdet.evaluation.masks import Masks, masks_of
 from lip_mmdet.evaluation.numbering import Numbering, plain
 
 _CROWD = {'0': False, '1': True, 0: False, 1: True}
@@ -40,12 +41,14 @@ class GroundTruth:
         category_ids: sorted category ids, shape (categories,).
         category_names: category id to name.
         ids, image, category: annotation id and the ids of its image and category, shape (objects,).
-        boxes: [x, y, width, height] in pixels, shape (objects, 4).
+        boxes: [x, y, width, height] in pixels, of the masks where those are scored, shape
+            (objects, 4).
         areas: in square pixels (the segment's, where there is one), shape (objects,).
         crowd: whether the annotation marks a crowd region, shape (objects,).
         image_numbers, category_numbers: how ids in files become these numbers.
         notes: what a reader of the figures should know, one line each; what may make them wrong
             begins with ``warning:``, all else with ``note:``.
+        masks: of the objects, where masks are scored.
     """
 
     source: str
@@ -63,6 +66,7 @@ class GroundTruth:
     image_numbers: Numbering
     category_numbers: Numbering
     notes: list[str] = field(default_factory=list)
+    masks: Masks | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -88,7 +92,7 @@ class GroundTruth:
 
 
 def load_ground_truth(
-    path: str | os.PathLike, labels: bool = True, as_coco: bool = False
+    path: str | os.PathLike, labels: bool = True, as_coco: bool = False, masks: bool = False
 ) -> GroundTruth:
     """Read a COCO annotation file.
 
@@ -96,21 +100,29 @@ def load_ground_truth(
         path: JSON with ``images``, ``annotations`` and ``categories``.
         labels: False accepts a file without ``annotations``, such as test-dev's image list.
         as_coco: score a file of LVIS by COCO's rules all the same.
+        masks: score masks in the place of boxes.
 
     Raises:
         InputError: not a COCO annotation file, or one that no COCO tool could score; the message
             has the first record at fault and how many there are.
     """
-    return ground_truth_of(read_coco(path), labels, as_coco)
+    return ground_truth_of(read_coco(path, masks=masks), labels, as_coco, masks)
 
 
-def ground_truth_from(dataset: Any, source: str, labels: bool = True) -> GroundTruth:
+def ground_truth_from(
+    dataset: Any, source: str, labels: bool = True, masks: bool = False
+) -> GroundTruth:
     """Check a parsed COCO annotation file; see :func:`load_ground_truth`."""
-    return ground_truth_of(coco_from(dataset, source), labels)
+    return ground_truth_of(coco_from(dataset, source, masks=masks), labels, masks=masks)
 
 
-def ground_truth_of(file: CocoFile, labels: bool = True, as_coco: bool = False) -> GroundTruth:
-    """Check an annotation file that was read; see :func:`load_ground_truth`."""
+def ground_truth_of(
+    file: CocoFile, labels: bool = True, as_coco: bool = False, masks: bool = False
+) -> GroundTruth:
+    """Check an annotation file that was read, with masks to score them.
+
+    See :func:`load_ground_truth`.
+    """
     images, categories, source = file.images, file.categories, file.source
     _check_sections(file, labels, as_coco)
     notes: list[str] = []
@@ -129,14 +141,15 @@ def ground_truth_of(file: CocoFile, labels: bool = True, as_coco: bool = False) 
     if len(set(names.values())) < len(names):
         notes.append(f'note: {source} has categories of the same name; they are told apart by id')
 
-    objects = file.annotations or Records('annotation', source, {'id': []})
-    columns = _objects(objects, image_numbers, category_numbers, notes)
+    objects = file.annotations or coco_from({'annotations': []}, source).annotations
+    sizes = _sizes(images, image_numbers, notes)
+    columns = _objects(objects, image_numbers, category_numbers, sizes if masks else None, notes)
     if labels and not len(objects):
         notes.append(f'warning: {source} has no annotations: every figure is undefined')
     truth = GroundTruth(
         source=source,
         image_ids=image_numbers.known,
-        image_sizes=_sizes(images, image_numbers, notes),
+        image_sizes=sizes,
         file_names=_by_number(image_numbers, images['file_name']),
         category_ids=category_numbers.known,
         category_names=names,
@@ -172,13 +185,13 @@ def _check_sections(file: CocoFile, labels: bool, as_coco: bool) -> None:
 
 
 def _objects(
-    objects: Records, images: Numbering, categories: Numbering, notes: list[str]
-) -> dict[str, np.ndarray]:
-    """Return the columns of the objects that are scored."""
-    if not len(objects):
-        nothing = np.zeros(0, dtype=np.int64)
-        return dict(ids=nothing, image=nothing, category=nothing, boxes=np.zeros((0, 4)),
-                    areas=np.zeros(0), crowd=np.zeros(0, dtype=bool))  # fmt: skip
+    objects: Records,
+    images: Numbering,
+    categories: Numbering,
+    sizes: np.ndarray | None,
+    notes: list[str],
+) -> dict[str, Any]:
+    """Return the columns of the objects that are scored; their masks, given the images' sizes."""
     source, count = objects.source, len(objects)
     image, image_known = images.of(objects, 'image_id')
     category, category_known = categories.of(objects, 'category_id')
@@ -191,7 +204,10 @@ def _objects(
             )
     kept = np.flatnonzero(image_known & category_known)
     ids, kept = _ids(objects, kept, image, image_known & category_known, notes)
-    boxes = boxes_of(objects, kept)
+    masks = None
+    if sizes is not None:
+        masks = masks_of(objects, kept, sizes[np.searchsorted(images.known, image[kept])], notes)
+    boxes = boxes_of(objects, kept) if masks is None else masks.boxes
     negative = (boxes[:, 2:] < 0).any(axis=1)
     if negative.any():
         notes.append(
@@ -204,8 +220,9 @@ def _objects(
         image=image[kept],
         category=category[kept],
         boxes=boxes,
-        areas=_areas(objects, kept, boxes, crowd, notes),
+        areas=_areas(objects, kept, boxes, masks, crowd, notes),
         crowd=crowd,
+        masks=masks,
     )
 
 
@@ -243,51 +260,13 @@ def _ids(
     return np.where(zero, 0, np.arange(1, len(kept) + 1)), kept
 
 
-def boxes_of(records: Records, kept: np.ndarray) -> np.ndarray:
-    """Return ``bbox`` of the records at ``kept`` as finite float64, shape (kept, 4).
-
-    Raises:
-        InputError: a box without four finite numbers.
-    """
-    values = records['bbox']
-    if isinstance(values, np.ndarray):
-        return values[kept]
-    rows = kept.tolist()
-    if rows != list(range(len(values))):
-        values = [values[row] for row in rows]
-    if set(map(type, values)) - {list} or set(map(len, values)) - {4}:
-        odd = [row for row, v in zip(rows, values) if not isinstance(v, list) or len(v) != 4]
-        records.fail(odd, 'bbox', 'four numbers [x, y, width, height] are expected')
-    try:
-        boxes = np.array(values)
-        plainly = boxes.dtype.kind in 'if' and boxes.ndim == 2
-        boxes = boxes.astype(np.float64).reshape(-1, 4)
-    except (TypeError, ValueError, OverflowError):
-        plainly = False
-    if not plainly and rows:
-        quoted = str if records.noun == 'annotation' else int
-        odd = [r for r, v in zip(rows, values) if not all(_is_number(x, quoted) for x in v)]
-        if odd:
-            records.fail(odd, 'bbox', 'four finite numbers are expected, without quotes')
-        boxes = np.array([[float(x) for x in v] for v in values])
-    finite = np.isfinite(boxes).all(axis=1)
-    if not finite.all():
-        records.fail(
-            [rows[i] for i in np.flatnonzero(~finite)], 'bbox', 'numbers have to be finite'
-        )
-    return boxes
-
-
-def _is_number(value: Any, quoted: type) -> bool:
-    """Whether a value is a number, or (in annotations, as for pycocotools) one in quotes."""
-    try:
-        return isinstance(value, (int, float, quoted)) and float(value) == float(value)
-    except (ValueError, OverflowError):
-        return False
-
-
 def _areas(
-    objects: Records, kept: np.ndarray, boxes: np.ndarray, crowd: np.ndarray, notes: list[str]
+    objects: Records,
+    kept: np.ndarray,
+    boxes: np.ndarray,
+    masks: Masks | None,
+    crowd: np.ndarray,
+    notes: list[str],
 ) -> np.ndarray:
     rows = kept.tolist()
     values = [objects['area'][row] for row in rows]
@@ -302,10 +281,11 @@ def _areas(
     if without.any():
         notes.append(
             f'warning: {objects.source}: {without.sum()} of {len(objects)} annotations have no '
-            f'area, the first is number {rows[int(np.argmax(without))] + 1}; width times height of '
-            'the box stands in for those'
+            f'area, the first is number {rows[int(np.argmax(without))] + 1}; '
+            f'{"width times height of the box" if masks is None else "the area of the mask"} '
+            'stands in for those'
         )
-    size = boxes[:, 2] * boxes[:, 3]
+    size = boxes[:, 2] * boxes[:, 3] if masks is None else masks.areas
     return np.where(without, size, as_floats([0 if w else v for w, v in zip(without, values)]))
 
 

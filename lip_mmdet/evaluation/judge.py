@@ -27,6 +27,7 @@ def run(
     from pycocotools.cocoeval import COCOeval
 
     images, categories = truth.image_ids.tolist(), category_ids.tolist()
+    masks = truth.masks is not None
     objects = _records(
         id=truth.ids,
         image_id=truth.image,
@@ -42,11 +43,16 @@ def run(
         category_id=detections.category,
         bbox=detections.boxes,
         score=detections.scores,
-        area=detections.boxes[:, 2] * detections.boxes[:, 3],
+        area=detections.areas,
         iscrowd=np.zeros(len(detections), dtype=int),
     )
+    for records, side in ((objects, truth), (found, detections)) if masks else ():
+        for record, code in zip(records, side.masks.codes(np.arange(len(side)))):
+            record['segmentation'] = code
     coco_eval = COCOeval(
-        _Coco(images, categories, objects), _Coco(images, categories, found), 'bbox'
+        _Coco(images, categories, objects),
+        _Coco(images, categories, found),
+        'segm' if masks else 'bbox',
     )
     coco_eval.params.iouThrs = iou_thresholds
     coco_eval.params.areaRng = [list(area) for area in area_ranges]
@@ -92,3 +98,6 @@ class _Coco:
 
     def loadAnns(self, ids: range) -> list[dict]:
         return self.records
+
+    def annToRLE(self, record: dict) -> dict:
+        return record['segmentation']

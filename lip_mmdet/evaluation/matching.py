@@ -13,21 +13,18 @@ Everything that looks behind the figures reads the result instead of matching an
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable, Sequence
+from typing import Sequence
 
 import numpy as np
 
 from lip_mmdet.evaluation.detections import Detections
 from lip_mmdet.evaluation.ground_truth import GroundTruth
+from lip_mmdet.evaluation.overlap import Overlap, overlap_of
 
 # pycocotools asks for no more overlap than this, so that a threshold of 1 can be reached.
 _HIGHEST_THRESHOLD = 1 - 1e-10
 # Pairs whose overlap is computed together: some 25 MB.
 _BLOCK = 1 << 18
-
-# IoU of the pairs (detections, objects), both as rows, shape (pairs,). An object that is a crowd
-# has no say in the size of the union.
-Overlap = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -78,43 +75,6 @@ class Matches:
         return self.pair_detection[pairs], objects, ~self.ignored[area, objects]
 
 
-def box_overlap(boxes: np.ndarray, objects: np.ndarray, crowd: np.ndarray) -> Overlap:
-    """Return pycocotools' IoU of [x, y, width, height] boxes as a function of pairs.
-
-    Args:
-        boxes: of the detections, float64, shape (detections, 4).
-        objects: of the objects, float64, shape (objects, 4).
-        crowd: shape (objects,).
-    """
-    # The same operations in the same order as pycocotools: equal to the last bit.
-    left, top, right, bottom, area = _edges(boxes)
-    other_left, other_top, other_right, other_bottom, other_area = _edges(objects)
-
-    def overlap(detection: np.ndarray, target: np.ndarray) -> np.ndarray:
-        iou = np.zeros(len(detection))
-        width = np.minimum(right[detection], other_right[target])
-        width -= np.maximum(left[detection], other_left[target])
-        touching = np.flatnonzero(width > 0)
-        detection, target, width = detection[touching], target[touching], width[touching]
-        height = np.minimum(bottom[detection], other_bottom[target])
-        height -= np.maximum(top[detection], other_top[target])
-        inner = np.flatnonzero(height > 0)
-        detection, target = detection[inner], target[inner]
-        intersection = width[inner] * height[inner]
-        union = area[detection]
-        union = np.where(crowd[target], union, union + other_area[target] - intersection)
-        iou[touching[inner]] = intersection / union
-        return iou
-
-    return overlap
-
-
-def _edges(boxes: np.ndarray) -> tuple[np.ndarray, ...]:
-    x, y, width, height = np.ascontiguousarray(boxes.T)
-    with np.errstate(over='ignore', invalid='ignore'):
-        return x, y, width + x, height + y, width * height
-
-
 def find_pairs(
     group: np.ndarray, object_group: np.ndarray, overlap: Overlap, minimum: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -123,7 +83,7 @@ def find_pairs(
     Args:
         group: of each detection, such as its image; whole numbers, shape (detections,).
         object_group: of each object; negative ones pair with nothing, shape (objects,).
-        overlap: see :data:`Overlap`.
+        overlap: see :mod:`lip_mmdet.evaluation.overlap`.
         minimum: greater than 0.
 
     Returns:
@@ -188,18 +148,16 @@ def match(
         np.minimum(np.asarray(iou_thresholds, dtype=np.float64), _HIGHEST_THRESHOLD),
         return_inverse=True,
     )
-    boxes = detections.boxes[order]
     pair_detection, pair_object, iou = find_pairs(
         image * count + category,
         np.where(object_category < 0, -1, object_image * count + object_category),
-        box_overlap(boxes, truth.boxes, truth.crowd),
+        overlap_of(detections, order, truth, truth.crowd),
         thresholds[0],
     )
     low, high = np.array(area_ranges, dtype=np.float64).T[:, :, None]
-    with np.errstate(over='ignore', invalid='ignore'):
-        areas = boxes[:, 2] * boxes[:, 3]
     # A box that is no number matches nothing, and no area range excuses it.
-    areas[~np.isfinite(boxes).all(axis=1)] = np.nan
+    finite = np.isfinite(detections.boxes[order]).all(axis=1)
+    areas = np.where(finite, detections.areas[order], np.nan)
     ignored = truth.crowd | (truth.areas < low) | (truth.areas > high)
     taken = _choose(pair_detection, pair_object, iou, rank, truth.crowd, ignored, thresholds)
     # To pycocotools an annotation of id 0 looks like no match, though no other detection has it.

@@ -67,10 +67,11 @@ def print_breakdown(
     ap_rows = figure_rows(breakdown, AP_FIGURES, label, reference)
     recalls = recall_names(breakdown.figures)
     ar_rows = figure_rows(breakdown, recalls, label)
-    _print_table(console, 'Average precision (%)', AP_FIGURES, ap_rows)
+    of = '' if breakdown.iou_type == 'bbox' else ' of masks'
+    _print_table(console, f'Average precision{of} (%)', AP_FIGURES, ap_rows)
     if reference is not None:
         console.print(Text(f'{reference.title}: {reference.source}', style='dim'))
-    _print_table(console, 'Average recall (%)', recalls, ar_rows)
+    _print_table(console, f'Average recall{of} (%)', recalls, ar_rows)
     _print_table(
         console,
         'By IoU threshold (%)',

@@ -187,6 +187,7 @@ def _page(
 ) -> str:
     counts = content.breakdown.counts
     limits = ', '.join(map(str, content.evaluation.max_detections))
+    shapes = 'Boxes' if content.breakdown.iou_type == 'bbox' else 'Masks'
     summary = (
         f'{counts["images"]:,} images, {counts["objects"]["all"]:,} objects, '
         f'{counts["detections"]["all"]:,} detections, {counts["categories"]} classes'
@@ -209,7 +210,7 @@ def _page(
         f'<body><header><p class="kicker">COCO evaluation</p><h1>{escape(content.label)}</h1>'
         f'<p class="summary">{escape(summary)}</p></header><main>{notes}{_cards(content)}'
         f'{"".join(sections)}</main>'
-        f'<footer>Boxes, {limits} detections of a class in an image, computed with '
+        f'<footer>{shapes}, {limits} detections of a class in an image, computed with '
         f'{escape(content.breakdown.backend)}.</footer></body></html>\n'
     )
 
@@ -323,7 +324,7 @@ def _plots_grid(pictures: dict[str, bytes], content: ReportInput) -> str:
     captions = {
         'precision_recall_by_iou': 'Precision and recall by IoU threshold, mean over classes',
         'precision_recall_by_area': 'Precision and recall at IoU 0.5 by area of the object',
-        'ap_over_iou': 'AP over the IoU threshold: how well boxes fit',
+        'ap_over_iou': 'AP over the IoU threshold: how well detections fit',
         'ap_by_area': 'AP by area: small is below 32², large above 96² pixels',
     }
     figures = ''.join(

@@ -54,13 +54,13 @@ def pycocotools(truth, results, **parameters):
     return dict(zip(FIGURES, figures)), coco_eval.eval['precision'], coco_eval.eval['recall']
 
 
-def coco_evaluation(truth, results, **parameters):
+def coco_evaluation(truth, results, iou_type='bbox', **parameters):
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = copy.deepcopy(truth)
         coco.createIndex()
         found = coco.loadRes(copy.deepcopy(results)) if results else COCO()
-        coco_eval = COCOeval(coco, found, 'bbox')
+        coco_eval = COCOeval(coco, found, iou_type)
         for name, value in parameters.items():
             setattr(coco_eval.params, name, value)
         coco_eval.evaluate()
