@@ -82,13 +82,16 @@ def check_compiler() -> None:
 
 
 def can_build_for_cuda() -> bool:
-    """Whether torch is a CUDA build and there is a toolkit of its version to build mmcv with."""
+    """Whether there is a CUDA build of torch, a toolkit of its version, and a chip to build for."""
     program = (
         'import torch; from torch.utils.cpp_extension import CUDA_HOME; '
-        'print(torch.version.cuda or "", CUDA_HOME or "", sep="|")'
+        'print(torch.version.cuda or "", CUDA_HOME or "", torch.cuda.device_count(), sep="|")'
     )
-    version, home = output(sys.executable, '-c', program).splitlines()[-1].split('|')
+    version, home, chips = output(sys.executable, '-c', program).splitlines()[-1].split('|')
     if not version or not home:
+        return False
+    if chips == '0' and 'TORCH_CUDA_ARCH_LIST' not in os.environ:
+        say('no GPU is visible; to build for one, name its chip, as in TORCH_CUDA_ARCH_LIST=8.0')
         return False
     nvcc = Path(home) / 'bin' / 'nvcc'
     release = output(nvcc, '--version') if nvcc.is_file() else ''

@@ -6,6 +6,8 @@ traced, compiled, exported and differentiated twice, and what ``implementation='
 
 from __future__ import annotations
 
+import importlib
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,6 +18,12 @@ from lip_mmdet.ops.window import IntPair, Window, check_affine, check_maps
 # Up to here exp(coefficient), and sums and sensible products of it, fit float32. Past it each
 # window needs its own maximum.
 LARGEST_COEFFICIENT = 64.0
+
+# PyTorch 2.1 has the first question elsewhere, older ones have none of them.
+_COMPILER = getattr(torch, 'compiler', None)
+if _COMPILER and not hasattr(_COMPILER, 'is_compiling'):
+    _COMPILER = importlib.import_module('torch._dynamo')
+_READS = [getattr(_COMPILER, name, bool) for name in ('is_compiling', 'is_exporting')]
 
 
 def lip2d(
@@ -88,9 +96,7 @@ def check_coefficient(coefficient: float) -> None:
 
 def is_wanted(x: Tensor) -> bool:
     """Whether a program is read rather than run: traced, compiled, exported, or without values."""
-    compiler = getattr(torch, 'compiler', None)
-    read = any(getattr(compiler, name, bool)() for name in ('is_compiling', 'is_exporting'))
-    if read or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
+    if any(asked() for asked in _READS) or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
         return True
     return x.is_meta or not (type(x) is Tensor or isinstance(x, nn.Parameter))
 
