@@ -27,6 +27,10 @@ class LIPPool2d(Implemented, BaseModule):
             :func:`lip_mmdet.layers.set_implementation`.
         init_cfg: MMEngine's initialization config.
 
+    Attributes:
+        stands_for_max: whether a max pooling stood there, as which weights of a network without LIP
+            want it to start.
+
     Example:
         >>> import torch
         >>> from lip_mmdet.layers import LIPPool2d
@@ -34,6 +38,8 @@ class LIPPool2d(Implemented, BaseModule):
         >>> tuple(pool(torch.rand(1, 64, 56, 56)).shape)
         (1, 64, 28, 28)
     """
+
+    stands_for_max = False
 
     def __init__(
         self,

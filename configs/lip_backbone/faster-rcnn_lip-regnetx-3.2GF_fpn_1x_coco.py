@@ -1,0 +1,5 @@
+_base_ = ['mmdet::regnet/faster-rcnn_regnetx-3.2GF_fpn_1x_coco.py', '../_base_/plugin.py']
+
+model = dict(backbone=dict(_delete_=True, type='LIPBackbone', backbone=_base_.model.backbone))
+val_evaluator = _base_.coco_limits
+test_evaluator = _base_.coco_limits
