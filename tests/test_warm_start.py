@@ -125,8 +125,8 @@ def test_a_resnets_weights_are_kept(depth, prefix):
     expected = source.state_dict()
     for stage in (2, 3, 4):
         name = f'layer{stage}.0.{conv}.weight'
-        expected[name] = expected[name].sum((2, 3), keepdim=True)
-        expected[name.replace('conv', 'bn')] *= 0.1
+        expected[name] = 0.1 * expected[name].sum((2, 3), keepdim=True)
+        expected[name.replace('conv', 'bn').replace('weight', 'running_mean')] *= 0.1
         assert name in line
     own = {k: v for k, v in net.state_dict().items() if 'logit' not in k}
     assert_same_tensors(own, expected)

@@ -32,8 +32,9 @@ ADDED_PARTS = {
     'SGE': ('.sge',),
 }
 
-# Behind a 1x1 convolution that stands for a 3x3, the norm's weight is scaled by this at first. By
-# docs/warm_start.md the less the better; 0 would stop the convolution's gradient.
+# A 1x1 convolution that stands for a 3x3 is scaled by this at first, and with it the mean that the
+# norm behind it knows. By docs/warm_start.md the less the better before training; 0 would stop the
+# norm's gradient. The same in the norm's weight would take an optimizer longer to undo.
 MUTED = 0.1
 
 
@@ -167,10 +168,11 @@ def _warm_start(module: nn.Module, state_dict: dict[str, Tensor], prefix: str) -
             return
     notes = [_STARTS[part](module, state_dict, prefix) for part in added]
     for key in reshaped:
-        state_dict[key] = state_dict[key].sum((2, 3), keepdim=True)
-        norm = f'{prefix}{replaced[key[len(prefix) :]]}.weight'
-        if norm in state_dict:
-            state_dict[norm] = state_dict[norm] * MUTED
+        mean = f'{prefix}{replaced[key[len(prefix) :]]}.running_mean'
+        muted = MUTED if mean in state_dict else 1
+        state_dict[key] = state_dict[key].sum((2, 3), keepdim=True) * muted
+        if mean in state_dict:
+            state_dict[mean] = state_dict[mean] * muted
     if reshaped:
         names = ', '.join(key[len(prefix) :] for key in reshaped)
         notes.append(f'3x3 convolutions became 1x1, the muted sum of their taps, in {names}')

@@ -44,8 +44,11 @@ def _average_stem(backbone: nn.Module) -> None:
 
 
 def _let_through(backbone: nn.Module) -> None:
-    for norm in backbone.replaced_convolutions().values():
-        backbone.get_submodule(norm).weight.data /= MUTED
+    for weight, norm in backbone.replaced_convolutions().items():
+        mean = getattr(backbone.get_submodule(norm), 'running_mean', None)
+        if mean is not None:
+            mean /= MUTED
+            backbone.get_parameter(weight).data /= MUTED
 
 
 def starts(num_stages: int) -> tuple[Start, ...]:
