@@ -1,7 +1,7 @@
 """Everything MMDetection gets to know of this package, by importing this module.
 
 In a config: ``custom_imports = dict(imports=['lip_mmdet.plugin'])``. That registers the backbones,
-layers, the metric and the check of a run's data, and lets checkpoints that MMEngine's Runner saved
+layers, the metric and the hooks, and lets checkpoints that MMEngine's Runner saved
 be loaded on torch >= 2.6.
 
 Raises:
@@ -16,10 +16,11 @@ from lip_mmdet import backbones, layers  # noqa: E402
 from lip_mmdet.engine import (  # noqa: E402
     coco_metric,
     data_hook,
+    importance,
     launch,
 )
 from lip_mmdet.engine.safe_loading import make_loading_safe  # noqa: E402
 
 make_loading_safe()
 
-__all__ = ['backbones', 'coco_metric', 'data_hook', 'launch', 'layers']
+__all__ = ['backbones', 'coco_metric', 'data_hook', 'importance', 'launch', 'layers']

@@ -83,6 +83,19 @@ class CheckpointFitHook(Hook):
         runner.logger.warning(f'warning: {message}')
 
 
+def expect_fit(module: nn.Module, path: Any) -> None:
+    """Refuse (InputError) what the next ``load_state_dict`` of a module takes in part only."""
+
+    def judge(fit: dict[str, list[str]]) -> None:
+        if _partial(fit):
+            raise InputError(
+                f'{path} fits the model in part: {_counts(fit)}; use the config that it was '
+                'trained with'
+            )
+
+    _watch(module, judge)
+
+
 def checkpoint_classes(checkpoint: dict) -> tuple[str, ...] | None:
     """Return the classes that a checkpoint of MMDetection 2 or 3 names, None if it names none."""
     meta = checkpoint.get('meta')

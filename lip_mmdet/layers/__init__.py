@@ -1,4 +1,4 @@
-"""Layers: the soft gate, the logit modules, LIP as a pooling layer, and SGE."""
+"""Layers: the soft gate, the logit modules, LIP as a pooling layer, what it looks at, and SGE."""
 
 from lip_mmdet.dependencies import require
 
@@ -16,6 +16,7 @@ from lip_mmdet.layers.logit_modules import (  # noqa: E402
     SimplifiedLogit,
     pool_by_importance,
 )
+from lip_mmdet.layers.recording import ImportanceMap, record_importance  # noqa: E402
 from lip_mmdet.layers.sge import SGE  # noqa: E402
 from lip_mmdet.layers.soft_gate import SoftGate  # noqa: E402
 
@@ -23,6 +24,7 @@ __all__ = [
     'SGE',
     'BottleneckLogit',
     'IdentityLogit',
+    'ImportanceMap',
     'InstanceNorm2d',
     'LIPPool2d',
     'LogitHead',
@@ -31,5 +33,6 @@ __all__ = [
     'SimplifiedLogit',
     'SoftGate',
     'pool_by_importance',
+    'record_importance',
     'set_implementation',
 ]

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from lip_mmdet.errors import InputError
 from lip_mmdet.layers.implementation import Operators
 from lip_mmdet.layers.instance_norm import InstanceNorm2d, rectified
+from lip_mmdet.layers.recording import recorded
 from lip_mmdet.layers.soft_gate import SoftGate
 
 DEFAULT_WIDTH = 128
@@ -65,6 +66,7 @@ def pool_by_importance(
         window: kernel size, stride and padding as in :func:`lip_mmdet.ops.lip2d`.
         operators: what to compute with.
     """
+    operators = recorded(operators, logit)
     if isinstance(logit, PoolingLogit):
         return logit.pool(x, features, window, operators)
     return operators.lip2d(x, logit(features), *window)

@@ -34,17 +34,46 @@ def lip2d(
     check_maps(x=x, logit=logit)
     window.check_fits(x)
     dtype = torch.float64 if torch.float64 in (x.dtype, logit.dtype) else torch.float32
+    shares = _members(logit.to(dtype), window, -float('inf')).softmax(0)
+    return (shares * _members(x.to(dtype), window, 0.0)).sum(0).to(x.dtype)
+
+
+def selectivity(
+    logit: Tensor, kernel_size: IntPair = 3, stride: IntPair = 2, padding: IntPair = 1
+) -> Tensor:
+    """Measure how much of a choice LIP makes in each window: 0 where it averages.
+
+    The logarithm of the number of the window's positions, without padding, minus the entropy of
+    their shares, mean over channels: ``log k^2`` where one position of a ``k x k`` window has it
+    all. Windows at borders, which have fewer positions, are as cold as others where LIP averages.
+
+    Args:
+        logit: (N, C, H, W), floating point.
+        kernel_size, stride, padding: of the windows, as in :func:`lip_mmdet.ops.lip2d`.
+
+    Returns:
+        (N, H', W') in nats, float32, or float64 for such a logit.
+    """
+    window = Window.parse(kernel_size, stride, padding)
+    check_maps(logit=logit)
+    window.check_fits(logit)
+    logit = logit if logit.dtype == torch.float64 else logit.float()
+    positions = _members(torch.ones_like(logit[:1, :1]), window, 0.0).sum(0)
+    total = torch.zeros((), dtype=logit.dtype, device=logit.device)
+    for channels in logit.split(8, dim=1):  # members take a window's size times the memory
+        shares = _members(channels, window, -float('inf')).softmax(0)
+        total = total + torch.xlogy(shares, shares * positions).sum((0, 2))
+    return (total / logit.shape[1]).clamp_min(0)  # rounding may fall below zero
+
+
+def _members(maps: Tensor, window: Window, padding: float) -> Tensor:
+    """Return the members of all windows, (of a window, N, C, H', W')."""
     (height, width), (down, right), (rows, columns) = window
-
-    def members(maps: Tensor, padding: float) -> Tensor:  # (of a window, N, C, H', W')
-        maps = F.pad(maps.to(dtype), (columns, columns, rows, rows), value=padding)
-        last, end = maps.shape[2] - height + 1, maps.shape[3] - width + 1
-        # Slices, for with `unfold` inductor compiles no gradient for sizes that vary.
-        slices = [maps[:, :, i : last + i : down] for i in range(height)]
-        return torch.stack([s[..., j : end + j : right] for s in slices for j in range(width)])
-
-    shares = members(logit, -float('inf')).softmax(0)
-    return (shares * members(x, 0.0)).sum(0).to(x.dtype)
+    maps = F.pad(maps, (columns, columns, rows, rows), value=padding)
+    last, end = maps.shape[2] - height + 1, maps.shape[3] - width + 1
+    # Slices, for with `unfold` inductor compiles no gradient for sizes that vary.
+    slices = [maps[:, :, i : last + i : down] for i in range(height)]
+    return torch.stack([s[..., j : end + j : right] for s in slices for j in range(width)])
 
 
 def instance_norm(
