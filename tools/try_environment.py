@@ -39,6 +39,21 @@ def environments() -> dict:
         'scikit-image==0.26.0',
         without=('mmengine', 'mmdet'),
     )
+    pretraining = change(
+        openmmlab.packages,
+        'mmpretrain==1.2.0',
+        # What it imports.
+        'click==8.5.1',
+        'colorama==0.4.6',
+        'einops==0.8.2',
+        'importlib-metadata==8.5.0',
+        'Markdown==3.5.2',
+        'mat4py==0.6.0',
+        'model-index==0.1.11',
+        'ordered-set==4.1.0',
+        'torchvision==0.28.0',
+        'zipp==4.1.2',
+    )
     oldest = Environment('torch==1.13.1', 'mmcv==2.0.0rc4', read_pins('oldest.txt'))
     return {
         'openmmlab': (openmmlab, RECENT),
@@ -49,6 +64,7 @@ def environments() -> dict:
         'openmmlab-torch-2.14': (openmmlab._replace(torch='torch==2.14.1'), RECENT),
         'onedl': (openmmlab._replace(mmcv='onedl-mmcv==2.3.6', packages=onedl), RECENT),
         'oldest': (oldest, ((3, 8),)),
+        'pretraining': (openmmlab._replace(packages=pretraining), RECENT),
     }
 
 
