@@ -21,7 +21,7 @@ import lip_mmdet.plugin  # noqa: F401
 from lip_mmdet import config_path
 from lip_mmdet.backbones import LIPBackbone
 from lip_mmdet.errors import InputError
-from lip_mmdet.layers import LIPPool2d
+from lip_mmdet.layers import LIPPool2d, record_importance
 
 BRANCHES = {1: 4, 2: 8, 3: 16, 4: 32}
 HRNET = {
@@ -129,6 +129,11 @@ def test_fused_copied_pickled_and_averaged_ones_compute_the_same(name, order):
         average = ExponentialMovingAverage(net, update_buffers=True).eval()
         average.update_parameters(net)
         others = (copy.deepcopy(net), loaded, average, fuse_conv_bn(copy.deepcopy(net)))
+        with record_importance(net) as maps:
+            others += (net,)  # unchanged by being looked at
+            net(x)
+        places = [one for one in net.downsampling if not one.reason]
+        assert len(maps) == len(places)
         for other in others:
             for feature, wanted in zip(other(x), expected):
                 torch.testing.assert_close(feature, wanted, rtol=1e-4, atol=1e-4)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lip_mmdet.errors import InputError
 from lip_mmdet.layers.lip_pool import LIPPool2d
+from lip_mmdet.layers.recording import recorded
 
 POOLS = (nn.MaxPool2d, nn.AvgPool2d)
 # Convolutions that are told apart from one with LIP behind it, see `Conv2d` below.
@@ -94,7 +95,8 @@ class AlignedLIPPool2d(LIPPool2d):
         # What is padded has no importance; what no window reaches is cut off.
         logit = F.pad(self.logit(x), padding, value=-float('inf'))
         window = self.kernel_size, self.stride, 0
-        return self.operators(x).lip2d(F.pad(x, padding), logit, *window)
+        operators = recorded(self.operators(x), self.logit)
+        return operators.lip2d(F.pad(x, padding), logit, *window)
 
 
 def why_not(

@@ -58,7 +58,8 @@ def selectivity(
     check_maps(logit=logit)
     window.check_fits(logit)
     logit = logit if logit.dtype == torch.float64 else logit.float()
-    positions = _members(torch.ones_like(logit[:1, :1]), window, 0.0).sum(0)
+    # Importance of exactly nothing is the padding of whoever pads by themselves.
+    positions = _members((logit[:1, :1] > -float('inf')).to(logit), window, 0.0).sum(0)
     total = torch.zeros((), dtype=logit.dtype, device=logit.device)
     for channels in logit.split(8, dim=1):  # members take a window's size times the memory
         shares = _members(channels, window, -float('inf')).softmax(0)
