@@ -18,9 +18,10 @@ from lip_mmdet.engine import (  # noqa: E402
     data_hook,
     importance,
     launch,
+    padding,
 )
 from lip_mmdet.engine.safe_loading import make_loading_safe  # noqa: E402
 
 make_loading_safe()
 
-__all__ = ['backbones', 'coco_metric', 'data_hook', 'importance', 'launch', 'layers']
+__all__ = ['backbones', 'coco_metric', 'data_hook', 'importance', 'launch', 'layers', 'padding']

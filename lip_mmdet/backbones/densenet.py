@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Sequence
 
 import torch
-import torch.utils.checkpoint as cp
 from mmcv.cnn import build_conv_layer
 from mmdet.registry import MODELS
 from mmengine.model import BaseModule
@@ -19,6 +18,7 @@ from lip_mmdet.backbones.base import WarmStartBackbone
 from lip_mmdet.backbones.checkpoints import OfficialNames
 from lip_mmdet.errors import InputError
 from lip_mmdet.layers.logit_modules import build_norm
+from lip_mmdet.layers.valid_area import checkpoint
 
 # Torchvision's names, and ours. Its first files have a dot where it has none today.
 OFFICIAL_RULES = {'features.': ''}
@@ -58,7 +58,7 @@ class DenseLayer(BaseModule):
     def forward(self, *features: Tensor) -> Tensor:
         """Map several (N, C_i, H, W), in_channels together, to (N, growth_rate, H, W)."""
         if self.with_cp and torch.is_grad_enabled():
-            return cp.checkpoint(self._grow, *features, use_reentrant=False)
+            return checkpoint(self._grow, *features)
         return self._grow(*features)
 
     def _grow(self, *features: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from lip_mmdet.backbones.densenet import OFFICIAL_RULES, OLDER_NAMES, DenseNet
 from lip_mmdet.errors import InputError
 from lip_mmdet.layers import BottleneckLogit, LIPPool2d, SimplifiedLogit, set_implementation
 from lip_mmdet.layers.logit_modules import logit_class, with_gate
+from lip_mmdet.layers.valid_area import mask_padding_in
 from lip_mmdet.ops import to_contiguous
 
 # Names in the state dicts of the authors' released networks, and ours.
@@ -53,6 +54,7 @@ class LIPDenseNet(DenseNet):
             that has its own keeps it.
         implementation: as in :class:`LIPResNet`.
         channels_last: as in :class:`LIPResNet`; features come out contiguous either way.
+        mask_padding: as in :class:`LIPResNet`.
         num_stages: number of dense blocks.
         **kwargs: as in :class:`DenseNet`.
 
@@ -85,6 +87,7 @@ class LIPDenseNet(DenseNet):
         gate_coefficient: float | None = 12.0,
         implementation: str | None = None,
         channels_last: bool | None = None,
+        mask_padding: bool = False,
         num_stages: int = 4,
         **kwargs,
     ) -> None:
@@ -104,6 +107,8 @@ class LIPDenseNet(DenseNet):
         self.channels_last = channels_last
         super().__init__(depth, num_stages=num_stages, **kwargs)
         set_implementation(self, implementation)
+        if mask_padding:
+            mask_padding_in(self)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Map images, (N, in_channels, H, W), to the contiguous features of ``out_indices``."""

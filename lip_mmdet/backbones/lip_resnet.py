@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Sequence
 
 import torch
-import torch.utils.checkpoint as cp
 from mmcv.cnn import build_conv_layer, build_norm_layer
 from mmdet.models.backbones.resnet import BasicBlock
 from mmdet.models.layers import ResLayer
@@ -22,6 +21,7 @@ from lip_mmdet.backbones.lip_blocks import LIPBasicBlock, LIPBottleneck
 from lip_mmdet.errors import InputError
 from lip_mmdet.layers import BottleneckLogit, LIPPool2d, SimplifiedLogit, set_implementation
 from lip_mmdet.layers.logit_modules import logit_class, with_gate
+from lip_mmdet.layers.valid_area import checkpoint, mask_padding_in
 from lip_mmdet.ops import to_contiguous
 
 # Names in the state dicts of the authors' released networks, and ours.
@@ -53,10 +53,7 @@ class Stage(Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self:
-            if self.with_cp and torch.is_grad_enabled():
-                x = cp.checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
+            x = checkpoint(block, x) if self.with_cp and torch.is_grad_enabled() else block(x)
         return x
 
 
@@ -92,6 +89,10 @@ class LIPResNet(WarmStartResNet):
             where it is faster (``docs/performance.md``). Features come out contiguous either way,
             for mmcv's RoIAlign misreads other formats. Networks with ``dcn`` run contiguous, for so
             do mmcv's deformable convolutions.
+        mask_padding: let LIP look at each image's own area only, not at what pads it to the batch's
+            size, so that features do not depend on the batch (``docs/padding.md``); needs
+            ``model.data_preprocessor.type='SizedDetDataPreprocessor'``, or ``x.valid_sizes`` set.
+            Default: the paper's, which looks at all of it.
         style: as in ``mmdet.models.ResNet``; the paper's is ``'pytorch'``. See
             :class:`~lip_mmdet.backbones.lip_blocks.LIPBottleneck` for ours of ``'caffe'``.
         **kwargs: as in ``mmdet.models.ResNet``. In a LIP block ``avg_down`` changes nothing but the
@@ -126,6 +127,7 @@ class LIPResNet(WarmStartResNet):
         gate_coefficient: float | None = 12.0,
         implementation: str | None = None,
         channels_last: bool | None = None,
+        mask_padding: bool = False,
         num_stages: int = 4,
         strides: Sequence[int] = (1, 2, 2, 2),
         style: str = 'pytorch',
@@ -158,6 +160,8 @@ class LIPResNet(WarmStartResNet):
             **kwargs,
         )
         set_implementation(self, implementation)
+        if mask_padding:
+            mask_padding_in(self)
 
     def make_res_layer(self, **kwargs) -> nn.Module:
         """Build a stage; its first block is a LIP block where ``lip_stages`` says so."""

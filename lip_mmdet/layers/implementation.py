@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lip_mmdet import ops
 from lip_mmdet.errors import InputError
+from lip_mmdet.layers.valid_area import by_image
 from lip_mmdet.ops import formula
 
 # Where the fused operators have been run and measured. `meta` has no values to compute.
@@ -36,13 +37,21 @@ class Implemented(nn.Module):
 
     Attributes:
         implementation: see :func:`set_implementation`.
+        masks_padding: see :func:`lip_mmdet.layers.valid_area.mask_padding_in`.
     """
 
     implementation: str | None = None
+    masks_padding = False
 
     def operators(self, x: Tensor) -> Operators:
         """Return the operators for a map like ``x``."""
-        return choose_operators(self.implementation, x)
+        operators = choose_operators(self.implementation, x)
+        if not self.masks_padding:
+            return operators
+        lip2d, gated_lip2d, instance_norm = operators
+        return Operators(
+            by_image(lip2d, pools=True), by_image(gated_lip2d, pools=True), by_image(instance_norm)
+        )
 
 
 def set_implementation(module: nn.Module, implementation: str | None) -> None:

@@ -12,6 +12,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from lip_mmdet.errors import InputError
+from lip_mmdet.layers.valid_area import by_image
 
 
 # In MMEngine's own registry, where mmcv has its plugin layers: MMDetection's plugins find it there
@@ -41,6 +42,7 @@ class SGE(nn.Module):
         (1, 256, 14, 14)
     """
 
+    masks_padding = False  # set where the backbone's is
     _abbr_ = 'sge'  # as a plugin its name in the state dict, which is the official one
 
     def __init__(self, in_channels: int, groups: int = 64, eps: float = 1e-5) -> None:
@@ -60,6 +62,9 @@ class SGE(nn.Module):
         Similarities are sums of products, past float16's range on ordinary maps: the arithmetic is
         in float32, or in float64 for such a map.
         """
+        return (by_image(self._enhance) if self.masks_padding else self._enhance)(x)
+
+    def _enhance(self, x: Tensor) -> Tensor:
         grouped = x.unflatten(1, (self.groups, -1))
         gate = torch.sigmoid(self._similarity(grouped) * self.weight + self.bias)
         output = grouped * gate.unsqueeze(2).to(x.dtype)
