@@ -251,6 +251,22 @@ def test_configs_train_and_predict(path):
     assert len(model.eval().test_step(data)) == 2
 
 
+@pytest.mark.parametrize('order', ['before', 'after'])
+def test_masked_padding_changes_nothing_in_an_image(order):
+    net = build('ResNeXt', order=order, mask_padding=True)
+    randomize(net)
+    net.eval()
+    image = torch.rand(1, 3, 64, 64)
+    batch = nn.functional.pad(image, (0, 64, 0, 32))
+    image.valid_sizes = batch.valid_sizes = [(64, 64)]
+    with torch.no_grad():
+        for alone, padded in zip(net(image), net(batch)):
+            height, width = alone.shape[2:]
+            torch.testing.assert_close(padded[:, :, :height, :width], alone, rtol=1e-3, atol=1e-4)
+    with pytest.raises(InputError, match='does not go with the padding of'):
+        build('EfficientNet', mask_padding=True)
+
+
 class Twice(nn.Module):
     """A network with layers that LIP must not take."""
 

@@ -19,11 +19,13 @@ from lip_mmdet.backbones.watching import CONVOLUTIONS, Downsampling, run_and_see
 from lip_mmdet.errors import InputError
 from lip_mmdet.layers import LIPPool2d, LogitHead, set_implementation
 from lip_mmdet.layers.downsampling import (
+    AlignedLIPPool2d,
     downsample_by,
     lip_for_conv,
     lip_for_pool,
     why_not,
 )
+from lip_mmdet.layers.valid_area import mask_padding_in
 
 # What LIP adds at a layer is named from this part of the backbone's multiply-adds on.
 _NOTABLE = 0.1
@@ -53,14 +55,16 @@ class LIPBackbone(BaseModule):
         max_extra: leave layers alone where LIP would add more than this part of the backbone's
             multiply-adds.
         implementation: see :func:`lip_mmdet.layers.set_implementation`.
+        mask_padding: as in :class:`~lip_mmdet.backbones.LIPResNet`.
 
     Attributes:
         backbone: the backbone.
         downsampling: a :class:`~lip_mmdet.backbones.watching.Downsampling` for each layer found.
 
     Raises:
-        InputError: LIP has no place in the backbone, the backbone does not run on images, or
-            ``order`` or ``stages`` are none of the above.
+        InputError: LIP has no place in the backbone, the backbone does not run on images,
+            ``order`` or ``stages`` are none of the above, or ``mask_padding`` with a layer whose
+            padding adapts to the size.
 
     Example:
         >>> import torch
@@ -84,6 +88,7 @@ class LIPBackbone(BaseModule):
         order: str = 'before',
         max_extra: float | None = None,
         implementation: str | None = None,
+        mask_padding: bool = False,
     ) -> None:
         if order not in ('before', 'after'):
             raise InputError(f"LIPBackbone: order is 'before' or 'after', not {order!r}")
@@ -107,6 +112,8 @@ class LIPBackbone(BaseModule):
         self.backbone._register_load_state_dict_pre_hook(_warm_start, with_module=True)
         self._register_load_state_dict_pre_hook(_add_own_name)
         self._register_state_dict_hook(_drop_own_name)
+        if mask_padding:
+            self._mask_padding()
         print_log(f'LIP in {self._summary()}', 'current')
 
     def _replace(
@@ -143,6 +150,14 @@ class LIPBackbone(BaseModule):
         else:
             parent, _, name = one.name.rpartition('.')
             setattr(self.backbone.get_submodule(parent), name, lip)
+
+    def _mask_padding(self) -> None:
+        odd = [n for n, lip in _lips(self.backbone) if isinstance(lip, AlignedLIPPool2d)]
+        if odd:
+            raise InputError(
+                f'LIPBackbone: mask_padding does not go with the padding of {_some(odd)}'
+            )
+        mask_padding_in(self)
 
     def _summary(self) -> str:
         kind = type(self.backbone).__name__
