@@ -1,25 +1,30 @@
 """AP on resampled images, from matches made once.
 
 A bootstrap resample is a dataset in which some images occur twice and some not at all. Matching
-does not depend on that, only COCO's accumulation does: it is repeated here with weighted images,
-for many weightings at once. With all weights 1 the result is pycocotools', and with weights 0, 1,
-2, ... it is what pycocotools gives for a dataset with images left out and repeated.
+does not depend on that, only COCO's accumulation does: it is repeated here with weighted images.
+With all weights 1 the result is pycocotools', and with weights 0, 1, 2, ... it is what pycocotools
+gives for a dataset with images left out and repeated.
+
+In arrays of shape (..., B) the last axis is the weightings, which all take the same steps.
 """
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Sequence
+from typing import Sequence, Tuple
 
 import numpy as np
 
 from lip_mmdet.evaluation.accumulation import AP_FIGURES, RECALL_LEVELS, CocoEvaluation
+from lip_mmdet.evaluation.matching import Matches
 
-# Weightings drawn together, and numbers in an array that stays in cache: 512 KB.
-_BLOCK = 128
-_CACHED = 1 << 16
+# Weightings that take the steps together, and numbers in the arrays that this makes: 64 MB.
+_TOGETHER, _LARGE = 1000, 2**24
+# Images whose weights are summed at once.
+_PIECE = 4096
+# The detections at which the precision of a class can change other than by falling, best first:
+# positions among all detections; whether each is a hit, in which case precision rises; and by how
+# much its match changes the number of detections that count, -1, 0 or 1.
+Curve = Tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def resampled_figures(
@@ -37,18 +42,14 @@ def resampled_figures(
     Returns:
         For each evaluation what :func:`weighted_figures` returns.
     """
-    count = len(evaluations[0].image_ids)
-    curves = [_curves(evaluation) for evaluation in evaluations]
-    sizes = [min(_BLOCK, resamples - start) for start in range(0, resamples, _BLOCK)]
-    seeds = np.random.SeedSequence(seed).spawn(len(sizes))
-
-    def block(size: int, seed: np.random.SeedSequence) -> list[tuple[np.ndarray, np.ndarray]]:
-        weights = _draw(np.random.default_rng(seed), count, size)
-        return [_weighted(c, weights, e) for c, e in zip(curves, evaluations)]
-
-    # numpy lets other threads run during the array operations that this consists of.
-    with ThreadPoolExecutor(min(len(sizes), os.cpu_count() or 1)) as pool:
-        parts = list(pool.map(block, sizes, seeds))
+    random, images = np.random.default_rng(seed), len(evaluations[0].image_ids)
+    objects = max(np.bincount(e.matches.object_category + 1).max(initial=1) for e in evaluations)
+    together = int(np.clip(_LARGE // max(images, objects), 1, _TOGETHER))
+    parts = []
+    for start in range(0, resamples, together):
+        drawn = [random.integers(0, images, images) for _ in range(start, resamples)[:together]]
+        weights = np.stack([np.bincount(draw, minlength=images) for draw in drawn], axis=1)
+        parts.append([weighted_figures(evaluation, weights) for evaluation in evaluations])
     return [tuple(np.concatenate(part, axis=1) for part in zip(*of_one)) for of_one in zip(*parts)]
 
 
@@ -65,166 +66,136 @@ def weighted_figures(
         AP, AP50, AP75, APS, APM, APL, shape (6, B), and AP of each category, shape (K, B); NaN
         where the weighted images hold no ground truth.
     """
-    weights = np.ascontiguousarray(weights, dtype=np.float64)
-    return _weighted(_curves(evaluation), weights, evaluation)
-
-
-def _draw(random: np.random.Generator, images: int, size: int) -> np.ndarray:
-    weights = np.empty((images, size))
-    for number in range(size):
-        weights[:, number] = np.bincount(random.integers(0, images, images), minlength=images)
-    return weights
-
-
-def _weighted(
-    curves: list[list[_Curve]], weights: np.ndarray, evaluation: CocoEvaluation
-) -> tuple[np.ndarray, np.ndarray]:
-    ap = np.stack([[area.ap(weights) for area in category] for category in curves])  # (K, A, T, B)
+    # An image more, the last, that weighs nothing.
+    weights = np.concatenate([weights, np.zeros_like(weights[:1])]).astype(np.float32)
+    matches = evaluation.matches
+    ap = [_area_ap(matches, area, weights) for area in range(len(matches.ignored))]
     rows = {
-        'AP': ap[:, 0],
-        'AP50': ap[:, 0, evaluation.iou_thresholds == 0.5],
-        'AP75': ap[:, 0, evaluation.iou_thresholds == 0.75],
-        'APS': ap[:, 1],
-        'APM': ap[:, 2],
-        'APL': ap[:, 3],
+        'AP': ap[0],
+        'AP50': ap[0][np.isclose(evaluation.iou_thresholds, 0.5)],
+        'AP75': ap[0][np.isclose(evaluation.iou_thresholds, 0.75)],
+        'APS': ap[1],
+        'APM': ap[2],
+        'APL': ap[3],
     }
     rows = [_mean(rows[name].reshape(-1, weights.shape[1])) for name in AP_FIGURES]
-    return np.stack(rows), ap[:, 0].mean(axis=1)
+    return np.stack(rows), ap[0].mean(axis=0)
 
 
-@dataclass(frozen=True)
-class _Curve:
-    """What the AP of one category and area range depends on, apart from the weights.
+def _area_ap(matches: Matches, area: int, weights: np.ndarray) -> np.ndarray:
+    """Return AP at T thresholds of K categories, NaN without objects, shape (T, K, B)."""
+    starts, inside = matches.starts, matches.inside[area]
+    by_threshold = []
+    for threshold in range(matches.taken.shape[1]):
+        rows, _, hit = matches.at(area, threshold)
+        change = hit.astype(np.int64) - inside[rows]
+        matters = np.flatnonzero(hit | (change != 0))
+        bounds = np.searchsorted(rows[matters], starts[1:-1])
+        split = [np.split(column[matters], bounds) for column in (rows, hit, change)]
+        by_threshold.append(list(zip(*split)))
+    wanted = np.flatnonzero(~matches.ignored[area] & (matches.object_category >= 0))
+    wanted = wanted[np.argsort(matches.object_category[wanted], kind='stable')]
+    bounds = np.searchsorted(matches.object_category[wanted], np.arange(len(starts)))
 
-    Detections are in order of falling score. Precision falls everywhere but at hits, so sums of
-    weights are needed there only. What counts apart from matches is summed once, from hit to hit;
-    matches change it by little, at each threshold by itself.
-
-    Attributes:
-        object_images: image of each object that has to be found.
-        images: images of the detections that count apart from matches, up to the last hit.
-        segments: where the stretches between hits begin among them, and to which hit they belong.
-        hits: how many detections are a hit at some threshold.
-        thresholds: for each, its hits: images, positions among all hits; and the changes: images,
-            how many hits of the threshold come before, 1 for one detection more, -1 for one less.
-    """
-
-    object_images: np.ndarray
-    images: np.ndarray
-    segments: tuple[np.ndarray, np.ndarray]
-    hits: int
-    thresholds: list[tuple[np.ndarray, ...]]
-
-    def ap(self, weights: np.ndarray) -> np.ndarray:
-        """Return AP by IoU threshold and weighting, NaN without objects, shape (T, B)."""
-        step = max(8, _CACHED // max(self.hits, 1))
-        parts = [
-            self._ap(weights[:, start : start + step]) for start in range(0, weights.shape[1], step)
-        ]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-
-    def _ap(self, weights: np.ndarray) -> np.ndarray:
-        truth = np.add.reduce(weights[self.object_images], axis=0)
-        ap = np.zeros((len(self.thresholds), weights.shape[1]))
-        if self.hits:
-            starts, owners = self.segments
-            counted = np.zeros((self.hits, weights.shape[1]))
-            if starts.size:
-                counted[owners] = np.add.reduceat(weights[self.images], starts, axis=0)
-            np.cumsum(counted, axis=0, out=counted)
-            for number, (images, places, changed, before, change) in enumerate(self.thresholds):
-                if not images.size:
-                    continue
-                found = np.cumsum(weights[images], axis=0)
-                total = counted[places]
-                if changed.size:
-                    changes = np.zeros_like(total)
-                    np.add.at(changes, before, weights[changed] * change[:, None])
-                    total += np.cumsum(changes, axis=0, out=changes)
-                ap[number] = interpolated_ap(found, total, truth)
-        ap[:, truth == 0] = np.nan
-        return ap
+    ap = np.zeros((len(by_threshold), len(starts) - 1, weights.shape[1]))
+    for number, curves in enumerate(zip(*by_threshold)):
+        truth = _total(weights, matches.object_image[wanted[slice(*bounds[number : number + 2])]])
+        begin, end = starts[number : number + 2]
+        counted = begin + np.flatnonzero(inside[begin:end])
+        if any(hit.any() for _, hit, _ in curves):
+            ap[:, number] = _class_ap(curves, matches.image, counted, truth, weights)
+        ap[:, number, truth == 0] = np.nan
+    return ap
 
 
-def _curves(evaluation: CocoEvaluation) -> list[list[_Curve]]:
-    """Return the curve of each category and area range."""
-    matches = evaluation.matches
-    by_class = [[] for _ in evaluation.category_ids]
-    bounds = matches.starts
-    for area in range(len(matches.ignored)):
-        wanted = np.flatnonzero(~matches.ignored[area] & (matches.object_category >= 0))
-        wanted = wanted[np.argsort(matches.object_category[wanted], kind='stable')]
-        wanted_bounds = np.searchsorted(matches.object_category[wanted], np.arange(len(bounds)))
-        matched = []
-        for threshold in range(matches.taken.shape[1]):
-            detection, _, hit = matches.at(area, threshold)
-            matched.append((detection, hit, np.searchsorted(detection, bounds)))
-        for number, curves in enumerate(by_class):
-            objects = wanted[wanted_bounds[number] : wanted_bounds[number + 1]]
-            here = [
-                (detection[b[number] : b[number + 1]], hit[b[number] : b[number + 1]])
-                for detection, hit, b in matched
-            ]
-            curves.append(
-                _curve(evaluation, area, slice(*bounds[number : number + 2]), objects, here)
-            )
-    return by_class
+def _class_ap(
+    curves: Sequence[Curve],
+    image: np.ndarray,
+    counted: np.ndarray,
+    truth: np.ndarray,
+    weights: np.ndarray,
+) -> np.ndarray:
+    """Return AP of one category, shape (T, B).
 
-
-def _curve(
-    evaluation: CocoEvaluation,
-    area: int,
-    rows: slice,
-    objects: np.ndarray,
-    matched: list[tuple[np.ndarray, np.ndarray]],
-) -> _Curve:
-    matches = evaluation.matches
-    hits = np.unique(np.concatenate([detection[hit] for detection, hit in matched]))
-    inside = np.flatnonzero(matches.inside[area, rows]) + rows.start
-    owner = np.searchsorted(hits, inside)
-    # Behind the last hit nothing matters.
-    inside, owner = inside[owner < len(hits)], owner[owner < len(hits)]
-    starts = np.flatnonzero(np.diff(owner, prepend=-1))
-    thresholds = []
-    for detection, hit in matched:
-        change = hit.astype(np.int64) - matches.inside[area, detection]
-        own = detection[hit]
-        before = np.searchsorted(own, detection)
-        matter = (change != 0) & (before < len(own))
-        thresholds.append(
-            (
-                matches.image[own],
-                np.searchsorted(hits, own),
-                matches.image[detection[matter]],
-                before[matter],
-                change[matter],
-            )
-        )
-    return _Curve(
-        object_images=matches.object_image[objects],
-        images=matches.image[inside],
-        segments=(starts, owner[starts]),
-        hits=len(hits),
-        thresholds=thresholds,
-    )
-
-
-def interpolated_ap(found: np.ndarray, total: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Return COCO's 101-level interpolated average precision of each column.
+    Precision is interpolated from its last value to the first, so all curves are walked backward
+    side by side, the longest first among them.
 
     Args:
-        found: objects found up to each hit, in order of falling score, shape (hits, columns).
-        total: detections up to each hit, shape (hits, columns).
-        truth: objects there are, shape (columns,).
+        curves: at T thresholds.
+        image: of each detection, shape (detections,).
+        counted: the detections of the category that count if nothing matches, rising.
+        truth: objects there are, shape (B,).
+        weights: shape (I + 1, B).
     """
-    precision = found / (total + np.spacing(1))
-    envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
-    recall = found / np.maximum(truth, 1)
-    # Number of levels up to each recall: all below the nearest one, and that one if it is reached.
-    nearest = np.rint(recall * 100).astype(np.intp)
-    reached = nearest + (RECALL_LEVELS[nearest] <= recall)
-    steps = np.diff(reached, axis=0, prepend=0)
-    return np.einsum('hc,hc->c', envelope, steps) / len(RECALL_LEVELS)
+    longest_first = sorted(range(len(curves)), key=lambda number: -len(curves[number][0]))
+    lengths = np.array([len(curves[number][0]) for number in longest_first])
+    shape = (len(curves), weights.shape[1])
+    rows = np.unique(np.concatenate([of_curve for of_curve, _, _ in curves]))
+    # How many detections count up to each row, apart from what matches change.
+    total_at = _running_totals(
+        weights, image[counted], np.searchsorted(counted, rows, side='right')
+    )
+    place, hit_image, change = np.zeros((3, lengths[0], len(curves)), dtype=np.int64)
+    found, changed = np.zeros(shape), np.zeros(shape)
+    for column, number in enumerate(longest_first):
+        own, hit, sign = curves[number]
+        place[: len(own), column] = np.searchsorted(rows, own)
+        hit_image[: len(own), column] = np.where(hit, image[own], len(weights) - 1)
+        change[: len(own), column] = sign
+        found[column] = _total(weights, image[own[hit]])
+        changed[column] = _total(weights, image[own[sign > 0]])
+        changed[column] -= _total(weights, image[own[sign < 0]])
+
+    truth = np.maximum(truth, 1)
+    reached = _levels_reached(found, truth)
+    highest, ap = np.zeros(shape), np.zeros(shape)
+    for row in reversed(range(lengths[0])):
+        here = slice(np.count_nonzero(lengths > row))
+        total = total_at.take(place[row, here], axis=0) + changed[here]
+        precision = found[here] / np.maximum(total, 1, out=total)
+        np.maximum(highest[here], precision, out=highest[here])
+        # Without this hit so many levels less are reached, at which its precision counts.
+        found[here] -= weights.take(hit_image[row, here], axis=0)
+        before = _levels_reached(found[here], truth)
+        reached[here] -= before
+        reached[here] *= highest[here]
+        ap[here] += reached[here]
+        reached[here] = before
+        if change[row].any():
+            its = weights.take(image[rows[place[row, here]]], axis=0)
+            changed[here] -= change[row, here, None] * its
+    # Recall 0 is a level too, reached by whatever is found first.
+    ap += highest
+    ap /= len(RECALL_LEVELS)
+    return ap[np.argsort(longest_first)]
+
+
+def _levels_reached(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return how many recall levels above 0 are reached by this many of the objects."""
+    recall = found / truth
+    nearest = np.rint(recall * 100)
+    # RECALL_LEVELS[nearest], as `linspace` computes it.
+    nearest -= nearest * 0.01 > recall
+    return nearest
+
+
+def _total(weights: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Return the weight of images together, float64, shape (B,)."""
+    total = np.zeros(weights.shape[1])
+    for start in range(0, len(images), _PIECE):
+        total += np.add.reduce(weights.take(images[start : start + _PIECE], axis=0), axis=0)
+    return total
+
+
+def _running_totals(weights: np.ndarray, images: np.ndarray, cuts: np.ndarray) -> np.ndarray:
+    """Return the weight of the first so many images, for rising cuts, shape (cuts, B)."""
+    totals = np.zeros((len(cuts), weights.shape[1]), dtype=np.float32)
+    total = np.zeros(weights.shape[1])
+    for number, (low, high) in enumerate(zip([0, *cuts[:-1].tolist()], cuts.tolist())):
+        if high > low:
+            total += _total(weights, images[low:high])
+        totals[number] = total
+    return totals
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
