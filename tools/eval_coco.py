@@ -26,8 +26,8 @@ from lip_mmdet.files import replace_on_success, write_json, write_text
 # What says how to score and what to write, which a submission does neither of.
 _SCORING = (
     'iou_type', 'backend', 'classes', 'max_dets', 'category_shift', 'as_coco', 'reference',
-    'baseline', 'resamples', 'seed', 'per_class', 'label', 'out_json', 'out_csv', 'out_md',
-    'report',
+    'baseline', 'resamples', 'seed', 'per_class', 'per_size', 'label', 'out_json', 'out_csv',
+    'out_md', 'report',
 )  # fmt: skip
 
 _STDOUT = ('/dev/stdout', '/dev/fd/1', '/proc/self/fd/1')
@@ -45,7 +45,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', nargs='?', help='MMDetection config, to run inference first')
     parser.add_argument('checkpoint', nargs='?', help='its weights')
     parser.add_argument('--ann', metavar='FILE', help='COCO annotations')
-    parser.add_argument('--results', metavar='FILE', help='COCO results')
+    parser.add_argument(
+        '--results', nargs='+', metavar='FILE', help='COCO results, one file for each training'
+    )
     parser.add_argument(
         '--iou-type', choices=['bbox', 'segm'], default='bbox', help='score boxes or masks'
     )
@@ -69,7 +71,14 @@ def parse_args() -> argparse.Namespace:
 
     against = parser.add_argument_group('comparison')
     against.add_argument('--reference', metavar='NAME', help='a published result to compare with')
-    against.add_argument('--baseline', metavar='FILE', help='results of another detector')
+    against.add_argument(
+        '--baseline',
+        nargs='+',
+        action='append',
+        default=[],
+        metavar='FILE',
+        help='results of another detector, a file for each training; repeat it for others',
+    )
     against.add_argument(
         '--resamples', type=int, default=1000, metavar='N', help='of the bootstrap'
     )
@@ -77,6 +86,7 @@ def parse_args() -> argparse.Namespace:
 
     output = parser.add_argument_group('output')
     output.add_argument('--per-class', action='store_true', help='print the classes too')
+    output.add_argument('--per-size', action='store_true', help='print AP in finer sizes too')
     output.add_argument('--label', default='measured', help="the results' name in tables")
     output.add_argument('--out-json', metavar='FILE', help='everything, as fractions')
     output.add_argument('--out-csv', metavar='FILE', help='figures by class')
@@ -126,7 +136,7 @@ def main() -> None:
         files = run_inference(args)
         if files is None:
             return
-        args.ann, args.results = str(files.ann_file), str(files.results)
+        args.ann, args.results = str(files.ann_file), [str(files.results)]
         if args.classes is None and files.classes:
             args.classes = files.classes
         args.images = args.images or str(files.image_folder)
@@ -156,6 +166,8 @@ def check_combination(args: argparse.Namespace) -> None:
             raise InputError('give either --results FILE or CONFIG CHECKPOINT, not both')
     elif not (args.results and (args.ann or args.split)):
         raise InputError('nothing to score: give --ann FILE --results FILE, or CONFIG CHECKPOINT')
+    if args.submission and args.results and len(args.results) > 1:
+        raise InputError('--submission takes one file of --results')
     if args.submission and not args.alg:
         raise InputError('--submission needs --alg NAME: it is part of the file names')
     if args.split == 'test-dev' and not args.submission:
@@ -208,9 +220,9 @@ def write_submission(args: argparse.Namespace) -> None:
     files = evaluation.write_submission(
         args.submission,
         args.alg,
-        evaluation.read_json(args.results, 'results file'),
+        evaluation.read_json(args.results[0], 'results file'),
         truth,
-        f'results file {args.results}',
+        f'results file {args.results[0]}',
         args.allow_missing,
     )
     print(f'wrote {files[0]}\nupload {files[1]}')
@@ -235,59 +247,81 @@ def score(args: argparse.Namespace) -> None:
             category_ids=categories,
             max_detections=evaluation.limits_up_to(args.max_dets),
         )
-        detections = evaluation.load_detections(args.results, truth, args.category_shift)
-        notes = truth.notes + evaluation.notes_on(detections, truth, args.max_dets)
+        notes = list(truth.notes)
         if args.split == 'minival' or (reference and reference.split == 'minival'):
             notes += evaluation.minival_notes(truth)
         if reference and reference.split != 'minival':
             notes.append(
                 f'warning: {reference.name} is published for {reference.split}, a different split'
             )
-        other = None
-        if args.baseline:
-            other = evaluation.load_detections(args.baseline, truth, args.category_shift)
-            notes += evaluation.notes_on(other, truth, args.max_dets)
+        arms, breakdowns, sizes, first = [], [], {}, None
+        for name, files in arm_names(args).items():
+            runs = []
+            for file in files:
+                detections = evaluation.load_detections(file, truth, args.category_shift)
+                notes += evaluation.notes_on(detections, truth, args.max_dets)
+                runs.append(evaluation.evaluate(truth, detections, **rules))
+                if not arms:
+                    breakdowns.append(evaluation.break_down(runs[-1], truth, detections))
+                if len(runs) == 1:
+                    first = first or detections
+                    if args.per_size or args.report:
+                        sizes[name] = evaluation.ap_by_size(runs[0], truth, detections)
+            arms.append(evaluation.Arm(name, files, runs))
+        if len(args.results) > 1 and args.report:
+            notes.append(f'note: curves, errors and images of the report are of {args.results[0]}')
         for note in notes:
             print(note, file=sys.stderr)
 
-        result = evaluation.evaluate(truth, detections, **rules)
-        breakdown = evaluation.break_down(result, truth, detections)
-        tables.print_breakdown(breakdown, args.label, reference, args.per_class)
-        baseline = comparison = None
-        if other is not None:
-            baseline = evaluation.evaluate(truth, other, **rules)
-            comparison = evaluation.compare(
-                result, baseline, truth, resamples=args.resamples, seed=args.seed
+        comparisons = []
+        if args.baseline:
+            comparisons = evaluation.compare(
+                arms[0], arms[1:], truth, resamples=args.resamples, seed=args.seed
             )
-            tables.print_comparison(comparison)
-
+        summary = evaluation.Summary(
+            breakdown=evaluation.mean_of(breakdowns),
+            label=args.label,
+            arms=arms if len(arms) > 1 or len(breakdowns) > 1 else (),
+            comparisons=comparisons,
+            reference=reference,
+            sizes=sizes,
+            notes=notes,
+        )
+        tables.print_tables(tables.tables_of(summary, args.per_class))
         if 'json' in targets:
-            write_json(targets['json'], evaluation.as_json(breakdown, reference, comparison, notes))
+            write_json(targets['json'], summary.as_json())
         if 'csv' in targets:
-            write_text(targets['csv'], tables.csv_text(breakdown), args.out_csv)
+            write_text(targets['csv'], tables.csv_text(summary.breakdown), args.out_csv)
         if 'md' in targets:
-            text = tables.markdown(breakdown, args.label, reference)
-            write_text(targets['md'], text, args.out_md)
+            write_text(targets['md'], tables.markdown(summary), args.out_md)
         if 'report' in targets:
             from lip_mmdet.visualization.report import ReportInput, write_report
 
             write_report(
                 ReportInput(
+                    summary=summary,
                     truth=truth,
-                    detections=detections,
-                    evaluation=result,
-                    breakdown=breakdown,
-                    label=args.label,
-                    notes=notes,
-                    reference=reference,
-                    comparison=comparison,
-                    baseline=baseline,
+                    detections=first,
+                    evaluation=arms[0].runs[0],
+                    baselines={arm.name: arm.runs[0] for arm in arms[1:]},
                     image_folder=args.images,
                 ),
                 targets['report'],
                 Path(args.report),
             )
             print(f'report: {Path(args.report) / "index.html"}')
+
+
+def arm_names(args: argparse.Namespace) -> dict[str, list[str]]:
+    """Return the files of each detector by the name of its row, the measured one first."""
+    arms = {args.label: args.results}
+    for files in args.baseline:
+        name = 'baseline' if len(args.baseline) == 1 else Path(files[0]).name.partition('.')[0]
+        name = clean(name)
+        while name in arms:
+            name += "'"
+        arms[name] = files
+    return arms
 
 
 def chosen_categories(args: argparse.Namespace, truth: evaluation.GroundTruth) -> np.ndarray | None:
@@ -309,7 +343,8 @@ def output_paths(args: argparse.Namespace) -> dict[str, Path]:
     paths = {name: Path(path) for name, path in paths.items() if path}
     if args.report:
         paths['report'] = Path(args.report) / 'index.html'
-    inputs = [Path(path).resolve() for path in (args.ann, args.results, args.baseline) if path]
+    read = [args.ann, *args.results, *(file for files in args.baseline for file in files)]
+    inputs = [Path(path).resolve() for path in read]
     resolved = [path.resolve() for path in paths.values()]
     for path in resolved:
         if path in inputs:

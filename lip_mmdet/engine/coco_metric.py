@@ -26,7 +26,8 @@ from lip_mmdet.evaluation.coco_file import CocoFile, read_coco
 from lip_mmdet.evaluation.detections import Detections
 from lip_mmdet.evaluation.ground_truth import GroundTruth, ground_truth_of
 from lip_mmdet.evaluation.numbering import plain
-from lip_mmdet.evaluation.tables import print_breakdown
+from lip_mmdet.evaluation.summary import Summary
+from lip_mmdet.evaluation.tables import print_tables, tables_of
 
 # The names that MMDetection gives the figures; recalls have the limits in theirs.
 _NAMES = {
@@ -147,7 +148,8 @@ class LIPCocoMetric(CocoMetric):
         )
         breakdown = break_down(evaluation, truth, detections)
         text = io.StringIO()
-        print_breakdown(breakdown, per_class=self.classwise, console=Console(file=text, width=120))
+        tables = tables_of(Summary(breakdown), self.classwise)
+        print_tables(tables, Console(file=text, width=120))
         logger.info(f'\n{text.getvalue()}')
         values = ' '.join(f'{_number(breakdown.figures[name]):.3f}' for name in AP_FIGURES)
         logger.info(f'bbox_mAP_copypaste: {values}')

@@ -14,9 +14,9 @@ from lip_mmdet.evaluation.accumulation import (
     evaluate,
     figures,
 )
-from lip_mmdet.evaluation.breakdown import Breakdown, break_down
+from lip_mmdet.evaluation.breakdown import Breakdown, ap_by_size, break_down, mean_of
 from lip_mmdet.evaluation.coco_file import CocoFile, read_coco
-from lip_mmdet.evaluation.comparison import Comparison, compare, image_ap
+from lip_mmdet.evaluation.comparison import Arm, Comparison, compare, image_ap
 from lip_mmdet.evaluation.detections import Detections, detections_from, load_detections
 from lip_mmdet.evaluation.ground_truth import GroundTruth, ground_truth_from, load_ground_truth
 from lip_mmdet.evaluation.hints import limits_up_to, notes_on
@@ -28,13 +28,14 @@ from lip_mmdet.evaluation.submission import (
     submission_problems,
     write_submission,
 )
-from lip_mmdet.evaluation.summary import as_json
+from lip_mmdet.evaluation.summary import Summary
 
 __all__ = [
     'AP_FIGURES',
     'AR_FIGURES',
     'BACKENDS',
     'SPLITS',
+    'Arm',
     'Breakdown',
     'CocoEvaluation',
     'CocoFile',
@@ -43,7 +44,8 @@ __all__ = [
     'GroundTruth',
     'Reference',
     'Split',
-    'as_json',
+    'Summary',
+    'ap_by_size',
     'break_down',
     'check_submission',
     'choose_backend',
@@ -58,6 +60,7 @@ __all__ = [
     'limits_up_to',
     'load_detections',
     'load_ground_truth',
+    'mean_of',
     'minival_notes',
     'notes_on',
     'read_coco',

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, Sequence
 
 import numpy as np
 
@@ -11,12 +11,17 @@ from lip_mmdet.evaluation.accumulation import (
     AREA_RANGES,
     AREAS,
     CocoEvaluation,
+    accumulate,
     figures,
     mean_where_defined,
 )
 from lip_mmdet.evaluation.detections import Detections
 from lip_mmdet.evaluation.ground_truth import GroundTruth
 from lip_mmdet.evaluation.hints import coverage
+from lip_mmdet.evaluation.matching import match
+
+# Sides in pixels of the squares whose areas bound the sizes.
+_SIDES = (0, 8, 16, 32, 64, 96, 192, 1e5)
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,50 @@ def break_down(
         counts=_counts(evaluation, ground_truth, detections),
         iou_type=evaluation.iou_type,
     )
+
+
+def mean_of(breakdowns: Sequence[Breakdown]) -> Breakdown:
+    """Return the mean over the trainings of a detector, evaluated on the same annotations."""
+    return Breakdown(
+        **{f.name: _mean([getattr(b, f.name) for b in breakdowns]) for f in fields(Breakdown)}
+    )
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    """Mean of numbers, within lists and dicts of the same shape; all else is the same anyway."""
+    first = values[0]
+    if isinstance(first, dict):
+        return {key: _mean([value[key] for value in values]) for key in first}
+    if isinstance(first, list):
+        return [_mean(rows) for rows in zip(*values)]
+    if all(value == first for value in values):
+        return first
+    mean = sum(values) / len(values)
+    return round(mean) if isinstance(first, int) else mean
+
+
+def ap_by_size(
+    evaluation: CocoEvaluation, truth: GroundTruth, detections: Detections
+) -> list[dict[str, Any]]:
+    """Return AP and the number of objects by size, in finer steps than small, medium and large.
+
+    A ``size`` such as ``'16-32'`` is the square root of the area in pixels; areas are counted as in
+    COCO's ranges, both ends included.
+    """
+    ranges = [(low**2, high**2) for low, high in zip(_SIDES, _SIDES[1:])]
+    ids, limit = evaluation.category_ids, evaluation.max_detections[-1]
+    matches = match(truth, detections, ids, evaluation.iou_thresholds, ranges, limit)
+    precision = accumulate(matches, (limit,))[0]
+    wanted = ~matches.ignored & (matches.object_category >= 0)
+    names = [f'{low}-{high}' for low, high in zip(_SIDES, _SIDES[1:-1])] + [f'{_SIDES[-2]}-']
+    return [
+        {
+            'size': name,
+            'AP': mean_where_defined(precision[..., number, 0]),
+            'objects': int(wanted[number].sum()),
+        }
+        for number, name in enumerate(names)
+    ]
 
 
 def _counts(

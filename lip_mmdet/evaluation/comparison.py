@@ -1,9 +1,9 @@
-"""Is one detector better than another, or were the images kind to it?"""
+"""Is one detector better than another, or were the images, or the seeds, kind to it?"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Sequence
 
 import numpy as np
 
@@ -17,87 +17,148 @@ from lip_mmdet.evaluation.accumulation import (
 from lip_mmdet.evaluation.ground_truth import GroundTruth
 from lip_mmdet.evaluation.resampling import resampled_figures
 
+# Fewer trainings say little of how much a figure varies between trainings.
+_FEW = 3
+# Images that differ most, in JSON.
+_MOST = 20
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A detector that was trained once, or several times with different seeds.
+
+    Attributes:
+        name: of the detector.
+        files: its results, one for each training.
+        runs: their evaluations, all of the same annotations.
+    """
+
+    name: str
+    files: Sequence[str]
+    runs: Sequence[CocoEvaluation]
+
+    def figures(self) -> dict[str, dict[str, Any]]:
+        """Return of each AP figure ``mean``, ``std`` and ``values`` over the trainings.
+
+        Fractions, None where there is no ground truth; the standard deviation is that of a sample,
+        None for one training.
+        """
+        runs = [figures(run) for run in self.runs]
+        rows = {}
+        for name in AP_FIGURES:
+            values = [run[name] for run in runs]
+            spread = len(values) > 1 and values[0] is not None
+            rows[name] = {
+                'mean': mean_known(values),
+                'std': float(np.std(values, ddof=1)) if spread else None,
+                'values': values,
+            }
+        return rows
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what ``--out-json`` holds of it."""
+        return {'name': self.name, 'files': list(self.files), 'figures': self.figures()}
+
 
 @dataclass(frozen=True)
 class Comparison:
     """A detector against a baseline on the same images; differences are detector minus baseline.
 
     Attributes:
-        figures: for each AP figure ``measured``, ``baseline``, ``difference`` and the ``low`` and
-            ``high`` end of its interval; fractions, None where there is no ground truth.
+        name: of the baseline.
+        figures: for each AP figure ``measured``, ``baseline``, ``difference``, the ``low`` and
+            ``high`` end of its interval, and ``sign_turns``, the share of the resamples in which
+            the difference has another sign; fractions, None where there is no ground truth.
         per_class: for each category the same of its AP, largest absolute difference first.
         per_image: for each image with ground truth its id, file name, AP of both and their
             difference, largest absolute difference first.
         resamples: how many bootstrap resamples the intervals rest on.
         confidence: the intervals' nominal coverage.
         seed: of the resampling.
+        remark: what the intervals are of.
     """
 
+    name: str
     figures: dict[str, dict[str, float | None]]
     per_class: list[dict[str, Any]]
     per_image: list[dict[str, Any]]
     resamples: int
     confidence: float
     seed: int
+    remark: str
 
-    def as_json(self, most: int = 20) -> dict[str, Any]:
-        """Return what ``--out-json`` holds of it, with the ``most`` extreme images."""
-        return {
-            'figures': self.figures,
-            'per_class': self.per_class,
-            'images': self.per_image[:most],
-            'resamples': self.resamples,
-            'confidence': self.confidence,
-            'seed': self.seed,
-        }
+    def as_json(self) -> dict[str, Any]:
+        """Return what ``--out-json`` holds of it, with the images that differ most."""
+        content = asdict(self)
+        return {**content, 'per_image': self.per_image[:_MOST]}
 
 
 def compare(
-    measured: CocoEvaluation,
-    baseline: CocoEvaluation,
+    measured: Arm,
+    baselines: Sequence[Arm],
     ground_truth: GroundTruth,
     resamples: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
-) -> Comparison:
-    """Compare two evaluations of the same annotations by a paired bootstrap over images.
+) -> list[Comparison]:
+    """Compare a detector with others by a paired bootstrap over images and trainings.
 
-    Each resample draws as many images as there are, with replacement, and counts both detectors on
-    the same draw; the interval holds the middle ``confidence`` of the differences (Efron and
-    Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13).
+    Each resample draws as many images as there are, with replacement, and counts all detectors on
+    the same draw; of a detector that was trained n times it draws n trainings, too. The interval
+    holds the middle ``confidence`` of the differences (Efron and Tibshirani, An Introduction to the
+    Bootstrap, 1993, chapter 13). The mean of n trainings that were drawn varies by n - 1 parts in n
+    of what the mean of n new ones would; its deviation is widened so that it varies by as much.
 
     Args:
-        measured, baseline: evaluations of the same annotations.
-        ground_truth: what both were evaluated on.
+        measured: the detector.
+        baselines: evaluated on the same annotations.
+        ground_truth: those annotations.
         resamples: how many to draw.
         confidence: of the intervals.
         seed: of the draws.
     """
-    drawn = resampled_figures([measured, baseline], resamples, seed)
-    (ours, ours_by_class), (theirs, theirs_by_class) = drawn
+    arms = [measured, *baselines]
+    drawn = iter(resampled_figures([run for arm in arms for run in arm.runs], resamples, seed))
+    ours, *others = [
+        _Drawn(arm, [next(drawn) for _ in arm.runs], np.random.default_rng((seed, number)))
+        for number, arm in enumerate(arms)
+    ]
+    return [_compared(ours, theirs, ground_truth, resamples, confidence, seed) for theirs in others]
 
-    names = ground_truth.category_names
-    our_figures, their_figures = figures(measured), figures(baseline)
-    per_class = []
-    for number, category in enumerate(measured.category_ids.tolist()):
-        row = _row(
-            figures(measured, number)['AP'],
-            figures(baseline, number)['AP'],
-            ours_by_class[number] - theirs_by_class[number],
-            confidence,
+
+def mean_known(values: Sequence[float | None]) -> float | None:
+    """Return the mean over trainings, None where there is no ground truth, so in all of them."""
+    return None if values[0] is None else float(np.mean(values))
+
+
+class _Drawn:
+    """The figures of an arm, and what they are on the resamples, shape (figures, B)."""
+
+    def __init__(
+        self,
+        arm: Arm,
+        drawn: list[tuple[np.ndarray, np.ndarray]],
+        random: np.random.Generator,
+    ) -> None:
+        count, resamples = len(arm.runs), drawn[0][0].shape[1]
+        share = random.multinomial(count, np.full(count, 1 / count), resamples).T / count
+        self.arm = arm
+        self.figures = [row['mean'] for row in arm.figures().values()]
+        self.by_class = [
+            mean_known([figures(run, number)['AP'] for run in arm.runs])
+            for number in range(len(arm.runs[0].category_ids))
+        ]
+        self.by_image = np.mean([image_ap(run) for run in arm.runs], axis=0)
+        self.drawn_figures, self.drawn_by_class = (
+            _of_trainings(np.stack(column), share) for column in zip(*drawn)
         )
-        per_class.append({'id': category, 'name': names[category], **row})
-    return Comparison(
-        figures={
-            name: _row(our_figures[name], their_figures[name], ours[row] - theirs[row], confidence)
-            for row, name in enumerate(AP_FIGURES)
-        },
-        per_class=_largest_first(per_class),
-        per_image=_largest_first(_per_image(measured, baseline, ground_truth)),
-        resamples=resamples,
-        confidence=confidence,
-        seed=seed,
-    )
+
+
+def _of_trainings(values: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Return the mean over drawn trainings, for values of shape (n, figures, B), share (n, B)."""
+    mean = values.mean(axis=0)
+    widened = np.sqrt(len(values) / max(len(values) - 1, 1))
+    return mean + widened * ((values * share[:, None]).sum(axis=0) - mean)
 
 
 def image_ap(evaluation: CocoEvaluation) -> np.ndarray:
@@ -154,43 +215,75 @@ def _ap_of_groups(which: np.ndarray, total: np.ndarray, wanted: np.ndarray) -> n
     return ap / len(RECALL_LEVELS)
 
 
-def _per_image(
-    measured: CocoEvaluation, baseline: CocoEvaluation, truth: GroundTruth
-) -> list[dict[str, Any]]:
-    rows = []
-    for image, ours, theirs in zip(
-        measured.image_ids.tolist(), image_ap(measured), image_ap(baseline)
-    ):
-        if np.isnan(ours):
-            continue
-        rows.append(
-            {
-                'id': image,
-                'file_name': truth.file_names[image],
-                'measured': float(ours),
-                'baseline': float(theirs),
-                'difference': float(ours - theirs),
-            }
-        )
-    return rows
+def _compared(
+    ours: _Drawn,
+    theirs: _Drawn,
+    truth: GroundTruth,
+    resamples: int,
+    confidence: float,
+    seed: int,
+) -> Comparison:
+    def row(name: str, at: int) -> dict[str, float | None]:
+        values = [getattr(arm, name)[at] for arm in (ours, theirs)]
+        drawn = getattr(ours, f'drawn_{name}')[at] - getattr(theirs, f'drawn_{name}')[at]
+        return _row(*values, drawn, confidence)
+
+    images = np.flatnonzero(~np.isnan(ours.by_image))
+    per_image = [
+        {
+            'id': image,
+            'file_name': truth.file_names[image],
+            **_differing(float(ours.by_image[place]), float(theirs.by_image[place])),
+        }
+        for place, image in zip(images, truth.image_ids[images].tolist())
+    ]
+    categories = ours.arm.runs[0].category_ids.tolist()
+    per_class = [
+        {'id': category, 'name': truth.category_names[category], **row('by_class', number)}
+        for number, category in enumerate(categories)
+    ]
+    return Comparison(
+        name=theirs.arm.name,
+        figures={name: row('figures', number) for number, name in enumerate(AP_FIGURES)},
+        per_class=_largest_first(per_class),
+        per_image=_largest_first(per_image),
+        resamples=resamples,
+        confidence=confidence,
+        seed=seed,
+        remark=_remark(len(ours.arm.runs), len(theirs.arm.runs)),
+    )
+
+
+def _remark(ours: int, theirs: int) -> str:
+    """Say what intervals are of that rest on so many trainings of either detector."""
+    if ours == theirs == 1:
+        return 'intervals of the images; how much training again would change is not in them'
+    what = f'intervals of the images and of {ours} and {theirs} trainings'
+    if min(ours, theirs) == 1:
+        return f'{what}; of one training nobody knows how others would vary: they are too narrow'
+    if min(ours, theirs) < _FEW:
+        return f'{what}; fewer than {_FEW} trainings say little of how others would vary'
+    return what
+
+
+def _differing(measured: float | None, baseline: float | None) -> dict[str, float | None]:
+    known = measured is not None and baseline is not None
+    difference = measured - baseline if known else None
+    return {'measured': measured, 'baseline': baseline, 'difference': difference}
 
 
 def _row(
-    measured: float | None, baseline: float | None, differences: np.ndarray, confidence: float
+    measured: float | None, baseline: float | None, drawn: np.ndarray, confidence: float
 ) -> dict[str, float | None]:
-    if measured is None or baseline is None:
-        return dict.fromkeys(('measured', 'baseline', 'difference', 'low', 'high'))
+    row = _differing(measured, baseline)
     # A resample may lack a rare category or area; the interval is of those that have it.
-    defined = differences[~np.isnan(differences)]
+    drawn = drawn[~np.isnan(drawn)]
+    if row['difference'] is None or not drawn.size:
+        return {**row, 'low': None, 'high': None, 'sign_turns': None}
     tail = (1 - confidence) / 2
-    low, high = np.quantile(defined, [tail, 1 - tail])
-    return {
-        'measured': measured,
-        'baseline': baseline,
-        'difference': measured - baseline,
-        'low': float(low),
-        'high': float(high),
-    }
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    turned = np.mean(np.sign(drawn) != np.sign(row['difference']))
+    return {**row, 'low': float(low), 'high': float(high), 'sign_turns': float(turned)}
 
 
 def _largest_first(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

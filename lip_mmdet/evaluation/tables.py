@@ -1,23 +1,35 @@
-"""Figures as tables: on the terminal, as Markdown, as CSV."""
+"""Figures as tables: for the terminal and the report, as Markdown, as CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
 import sys
-from typing import List, Sequence, Tuple
+from dataclasses import dataclass
+from typing import Any, List, Sequence, Tuple
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
 from lip_mmdet.evaluation.accumulation import AP_FIGURES, recall_names
 from lip_mmdet.evaluation.breakdown import Breakdown
 from lip_mmdet.evaluation.comparison import Comparison
-from lip_mmdet.evaluation.references import Reference, differences
+from lip_mmdet.evaluation.references import differences
+from lip_mmdet.evaluation.summary import Summary
 
 # A row of a table: its label and its cells.
 Row = Tuple[str, List[str]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text in rows, below a title and column heads, above a caption if there is one."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Row]
+    caption: str = ''
 
 
 def percent(fraction: float | None, signed: bool = False) -> str:
@@ -27,136 +39,172 @@ def percent(fraction: float | None, signed: bool = False) -> str:
     return f'{100 * fraction:+.1f}' if signed else f'{100 * fraction:.1f}'
 
 
-def figure_rows(
-    breakdown: Breakdown,
-    names: Sequence[str],
-    label: str,
-    reference: Reference | None = None,
-) -> list[Row]:
-    """Return the measured row, and the published one with the differences if there is one."""
-    rows = [(label, [percent(breakdown.figures[name]) for name in names])]
+def percents(fractions: Sequence[float | None], signed: bool = False) -> list[str]:
+    return [percent(fraction, signed) for fraction in fractions]
+
+
+def tables_of(summary: Summary, per_class: bool = False, most: int = 5) -> list[Table]:
+    """Return what the terminal shows.
+
+    Args:
+        summary: what was found out.
+        per_class: with the table of all classes, instead of those that differ most from a baseline.
+        most: how many images and classes of a comparison.
+    """
+    breakdown = summary.breakdown
+    tables = [
+        figures_table(summary),
+        recall_table(summary),
+        Table(
+            'By IoU threshold (%)',
+            [f'{row["IoU"]:.2f}' for row in breakdown.per_iou],
+            [(key, percents([row[key] for row in breakdown.per_iou])) for key in ('AP', 'AR')],
+        ),
+        *sizes_tables(summary),
+        _counts_table(breakdown),
+    ]
+    if per_class:
+        tables.append(classes_table(summary))
+    for comparison in summary.comparisons:
+        if not per_class:
+            tables.append(differing_classes(comparison, most))
+        tables.append(differing_images(comparison, most))
+    return tables
+
+
+def figures_table(summary: Summary) -> Table:
+    """Return AP to APL of all detectors, differences and intervals, and the published row."""
+    breakdown, reference = summary.breakdown, summary.reference
+    spread = {arm.name: [row['std'] for row in arm.figures().values()] for arm in summary.arms}
+
+    def cells(name: str, figures: Sequence[float | None]) -> list[str]:
+        return [
+            percent(figure) if std is None else f'{percent(figure)} ± {percent(std)}'
+            for figure, std in zip(figures, spread.get(name, [None] * len(AP_FIGURES)))
+        ]
+
+    rows = [(summary.label, cells(summary.label, [breakdown.figures[n] for n in AP_FIGURES]))]
+    captions = []
+    for comparison in summary.comparisons:
+        columns = {
+            key: [row[key] for row in comparison.figures.values()]
+            for key in ('baseline', 'difference', 'low', 'high', 'sign_turns')
+        }
+        rows += [
+            (comparison.name, cells(comparison.name, columns['baseline'])),
+            ('  difference', percents(columns['difference'], signed=True)),
+            (f'  {_level(comparison)} from', percents(columns['low'], signed=True)),
+            ('  to', percents(columns['high'], signed=True)),
+            ('  sign turns in %', percents(columns['sign_turns'])),
+        ]
+        captions.append(
+            f'{comparison.name}: {comparison.resamples} paired resamples; {comparison.remark}'
+        )
     if reference is not None:
         gaps = differences(breakdown.figures, reference.figures)
-        rows.append(
-            (
-                f'{reference.name} ({reference.split})',
-                [percent(reference.figures.get(name)) for name in names],
-            )
-        )
-        rows.append(('difference', [percent(gaps[name], signed=True) for name in names]))
-    return rows
+        published = [reference.figures.get(name) for name in AP_FIGURES]
+        rows += [
+            (f'{reference.name} ({reference.split})', percents(published)),
+            ('  difference', percents([gaps[name] for name in AP_FIGURES], signed=True)),
+        ]
+        captions.append(f'{reference.title}: {reference.source}')
+    return Table(f'Average precision{_of(breakdown)} (%)', AP_FIGURES, rows, '\n'.join(captions))
 
 
-def print_breakdown(
-    breakdown: Breakdown,
-    label: str = 'measured',
-    reference: Reference | None = None,
-    per_class: bool = False,
-    console: Console | None = None,
-) -> None:
-    """Print the figures in percent, by IoU threshold, and what was counted.
+def recall_table(summary: Summary) -> Table:
+    """Return the average recalls of the detector."""
+    figures = summary.breakdown.figures
+    names = recall_names(figures)
+    row = (summary.label, percents([figures[name] for name in names]))
+    return Table(f'Average recall{_of(summary.breakdown)} (%)', names, [row])
 
-    Args:
-        breakdown: from :func:`lip_mmdet.evaluation.break_down`.
-        label: the name of the measured row.
-        reference: a published row to print below the measured one.
-        per_class: print the table of classes too.
-        console: where to print; standard output by default.
+
+def sizes_tables(summary: Summary) -> list[Table]:
+    """Return AP by size of the object of all detectors, if it was asked for."""
+    if not summary.sizes:
+        return []
+    objects = next(iter(summary.sizes.values()))
+    rows = [(name, percents([r['AP'] for r in of_arm])) for name, of_arm in summary.sizes.items()]
+    rows.append(('objects', [f'{row["objects"]:,}' for row in objects]))
+    title = 'AP by size: square root of the area in pixels (%)'
+    return [Table(title, [row['size'] for row in objects], rows)]
+
+
+def classes_table(summary: Summary) -> Table:
+    """Return the figures of all classes, by the difference to the first baseline if there is one.
+
+    Each baseline adds a column of differences and one of their intervals.
     """
-    console = console or _console()
-    ap_rows = figure_rows(breakdown, AP_FIGURES, label, reference)
-    recalls = recall_names(breakdown.figures)
-    ar_rows = figure_rows(breakdown, recalls, label)
-    of = '' if breakdown.iou_type == 'bbox' else ' of masks'
-    _print_table(console, f'Average precision{of} (%)', AP_FIGURES, ap_rows)
-    if reference is not None:
-        console.print(Text(f'{reference.title}: {reference.source}', style='dim'))
-    _print_table(console, f'Average recall{of} (%)', recalls, ar_rows)
-    _print_table(
-        console,
-        'By IoU threshold (%)',
-        [f'{row["IoU"]:.2f}' for row in breakdown.per_iou],
-        [(key, [percent(row[key]) for row in breakdown.per_iou]) for key in ('AP', 'AR')],
-    )
-    counts = breakdown.counts
-    _print_table(
-        console,
-        f'Counted in {counts["images"]} images, {counts["categories"]} classes; '
-        f'{counts["images_without_detections"]} of {counts["images"]} images have no detection',
-        list(counts['objects']),
-        [
-            (kind, [f'{count:,}' for count in counts[kind].values()])
-            for kind in ('objects', 'crowds', 'detections')
-        ],
-    )
-    if per_class:
-        names = [*AP_FIGURES, recalls[-4]]
-        _print_table(
-            console,
-            'By class (%)',
-            [*names, 'objects', 'detections'],
-            [(row['name'], _class_cells(row, names)) for row in breakdown.per_class],
-        )
+    names = [*AP_FIGURES, recall_names(summary.breakdown.figures)[-4]]
+    rows, columns = list(summary.breakdown.per_class), list(names)
+    compared = [{row['id']: row for row in c.per_class} for c in summary.comparisons]
+    if compared:
+        rows.sort(key=lambda row: -(compared[0][row['id']]['difference'] or 0))
+    for comparison in summary.comparisons:
+        columns += [f'over {comparison.name}', f'{_level(comparison)} interval']
 
+    def cells(row: dict[str, Any]) -> list[str]:
+        against = [of_class[row['id']] for of_class in compared]
+        return [
+            *percents([row[name] for name in names]),
+            *(c for r in against for c in (percent(r['difference'], True), _interval(r))),
+            f'{row["objects"]:,}',
+            f'{row["detections"]:,}',
+        ]
 
-def interval(row: dict[str, float | None]) -> str:
-    """Write the interval of a compared figure in percentage points."""
-    if row['low'] is None:
-        return '-'
-    return f'[{percent(row["low"], signed=True)}, {percent(row["high"], signed=True)}]'
-
-
-def print_comparison(comparison: Comparison, most: int = 5, console: Console | None = None) -> None:
-    """Print the difference to the baseline with its intervals, and where it is largest.
-
-    Args:
-        comparison: from :func:`lip_mmdet.evaluation.compare`.
-        most: how many classes and images to print.
-        console: where to print; standard output by default.
-    """
-    console = console or _console()
-    level = f'{100 * comparison.confidence:.0f} %'
-    rows = comparison.figures.values()
-    _print_table(
-        console,
-        f'Against the baseline (points; {level} of {comparison.resamples} paired resamples)',
-        AP_FIGURES,
-        [
-            ('baseline', [percent(row['baseline']) for row in rows]),
-            ('difference', [percent(row['difference'], signed=True) for row in rows]),
-            ('from', [percent(row['low'], signed=True) for row in rows]),
-            ('to', [percent(row['high'], signed=True) for row in rows]),
-        ],
-    )
-    columns = ['AP', 'baseline', 'difference']
-    _print_table(
-        console,
-        'Classes that differ most',
-        [*columns, f'{level} interval'],
-        [(row['name'], [*_compared(row), interval(row)]) for row in comparison.per_class[:most]],
-    )
-    _print_table(
-        console,
-        'Images that differ most (AP of the image alone)',
-        columns,
-        [
-            (row['file_name'] or str(row['id']), _compared(row))
-            for row in comparison.per_image[:most]
-        ],
+    return Table(
+        'By class (%)',
+        [*columns, 'objects', 'detections'],
+        [(row['name'], cells(row)) for row in rows],
     )
 
 
-def markdown(breakdown: Breakdown, label: str, reference: Reference | None = None) -> str:
+def differing_classes(comparison: Comparison, most: int) -> Table:
+    """Return the classes whose AP differs most from a baseline's."""
+    return Table(
+        f'Classes that differ most from {comparison.name}',
+        ['AP', 'baseline', 'difference', f'{_level(comparison)} interval'],
+        [(row['name'], [*_compared(row), _interval(row)]) for row in comparison.per_class[:most]],
+    )
+
+
+def differing_images(comparison: Comparison, most: int) -> Table:
+    """Return the images whose own AP differs most from a baseline's."""
+    return Table(
+        f'Images that differ most from {comparison.name} (AP of the image alone)',
+        ['AP', 'baseline', 'difference'],
+        [(r['file_name'] or str(r['id']), _compared(r)) for r in comparison.per_image[:most]],
+    )
+
+
+def print_tables(tables: Sequence[Table], console: Console | None = None) -> None:
+    """Print tables on a console, standard output by default."""
+    # Into a file or a pipe Rich would squeeze tables into 80 columns.
+    console = console or (Console() if sys.stdout.isatty() else Console(width=140))
+    for table in tables:
+        console.print(Text(table.title, style='bold'))
+        grid = RichTable(show_edge=False)
+        grid.add_column('')
+        for column in table.columns:
+            grid.add_column(Text(column), justify='right', no_wrap=True)
+        for label, cells in table.rows:
+            # Names come from files and may hold what Rich takes for markup.
+            grid.add_row(*map(Text, (label, *cells)))
+        console.print(grid)
+        if table.caption:
+            console.print(Text(table.caption, style='dim'))
+        console.print()
+
+
+def markdown(summary: Summary) -> str:
     """Return the six AP figures as a Markdown table for a paper or README, in percent."""
-    rows = figure_rows(breakdown, AP_FIGURES, label, reference)
+    table = figures_table(summary)
     lines = [
-        '| | ' + ' | '.join(AP_FIGURES) + ' |',
-        '|---|' + '---:|' * len(AP_FIGURES),
-        *('| ' + ' | '.join([name.replace('|', '\\|'), *cells]) + ' |' for name, cells in rows),
+        '| | ' + ' | '.join(table.columns) + ' |',
+        '|---|' + '---:|' * len(table.columns),
+        *('| ' + ' | '.join([r[0].strip().replace('|', '\\|'), *r[1]]) + ' |' for r in table.rows),
     ]
-    if reference is not None:
-        lines += ['', f'{reference.title}: {reference.source}.']
-    return '\n'.join(lines) + '\n'
+    return '\n'.join(lines + ([''] + [f'{table.caption}.'] if table.caption else [])) + '\n'
 
 
 def csv_text(breakdown: Breakdown) -> str:
@@ -178,32 +226,33 @@ def csv_text(breakdown: Breakdown) -> str:
     return text.getvalue()
 
 
-def _console() -> Console:
-    # Into a file or a pipe Rich would squeeze tables into 80 columns.
-    return Console() if sys.stdout.isatty() else Console(width=140)
+def _counts_table(breakdown: Breakdown) -> Table:
+    counts = breakdown.counts
+    return Table(
+        f'Counted in {counts["images"]} images, {counts["categories"]} classes; '
+        f'{counts["images_without_detections"]} of {counts["images"]} images have no detection',
+        list(counts['objects']),
+        [
+            (kind, [f'{count:,}' for count in counts[kind].values()])
+            for kind in ('objects', 'crowds', 'detections')
+        ],
+    )
 
 
-def _class_cells(row: dict, names: Sequence[str]) -> list[str]:
-    cells = [percent(row[name]) for name in names]
-    return [*cells, f'{row["objects"]:,}', f'{row["detections"]:,}']
+def _of(breakdown: Breakdown) -> str:
+    return '' if breakdown.iou_type == 'bbox' else ' of masks'
 
 
-def _compared(row: dict) -> list[str]:
-    return [
-        percent(row['measured']),
-        percent(row['baseline']),
-        percent(row['difference'], signed=True),
-    ]
+def _level(comparison: Comparison) -> str:
+    return f'{100 * comparison.confidence:.0f} %'
 
 
-def _print_table(console: Console, title: str, columns: Sequence[str], rows: list[Row]) -> None:
-    console.print(Text(title, style='bold'))
-    table = Table(show_edge=False)
-    table.add_column('')
-    for column in columns:
-        table.add_column(column, justify='right', no_wrap=True)
-    for label, cells in rows:
-        # Names come from files and may hold what Rich takes for markup.
-        table.add_row(*map(Text, (label, *cells)))
-    console.print(table)
-    console.print()
+def _interval(row: dict[str, float | None]) -> str:
+    if row['low'] is None:
+        return '-'
+    return f'[{percent(row["low"], signed=True)}, {percent(row["high"], signed=True)}]'
+
+
+def _compared(row: dict[str, Any]) -> list[str]:
+    values = percents([row['measured'], row['baseline']])
+    return [*values, percent(row['difference'], signed=True)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from lip_mmdet.evaluation import Breakdown, CocoEvaluation, Comparison, Reference
+from lip_mmdet.evaluation import CocoEvaluation, Summary
 from lip_mmdet.evaluation.error_types import ERROR_TYPES, ErrorBreakdown
 from lip_mmdet.visualization.theme import (
     BASELINE,
@@ -46,15 +46,10 @@ def precision_recall_by_area(evaluation: CocoEvaluation) -> Figure:
     return figure
 
 
-def ap_over_iou(
-    evaluation: CocoEvaluation, label: str, baseline: CocoEvaluation | None = None
-) -> Figure:
-    """Draw AP over the IoU threshold, of the baseline too if there is one."""
+def ap_over_iou(evaluations: dict[str, CocoEvaluation]) -> Figure:
+    """Draw AP over the IoU threshold, of the detector and of the baselines after it."""
     figure, axes = new_figure()
-    lines = [(evaluation, label, MEASURED)]
-    if baseline is not None:
-        lines.append((baseline, 'baseline', BASELINE))
-    for source, name, color in lines:
+    for (name, source), color in zip(evaluations.items(), _colors(len(evaluations))):
         curves = (
             _mean_over_classes(source.precision[number, :, :, 0, -1])
             for number in range(len(source.iou_thresholds))
@@ -66,19 +61,15 @@ def ap_over_iou(
     return figure
 
 
-def ap_by_area(
-    breakdown: Breakdown,
-    label: str,
-    reference: Reference | None = None,
-    comparison: Comparison | None = None,
-) -> Figure:
-    """Draw bars of APS, APM and APL beside the published and the baseline's, where there are."""
-    groups = [(label, breakdown.figures, MEASURED)]
-    if comparison is not None:
-        figures = {name: row['baseline'] for name, row in comparison.figures.items()}
-        groups.append(('baseline', figures, BASELINE))
-    if reference is not None:
-        groups.append((reference.name, reference.figures, REFERENCE))
+def ap_by_area(summary: Summary) -> Figure:
+    """Draw bars of APS, APM and APL beside the baselines' and the published, where there are."""
+    groups = [(summary.label, summary.breakdown.figures)]
+    for comparison in summary.comparisons:
+        baseline = {name: row['baseline'] for name, row in comparison.figures.items()}
+        groups.append((comparison.name, baseline))
+    groups = [(*group, color) for group, color in zip(groups, _colors(len(groups)))]
+    if summary.reference is not None:
+        groups.append((summary.reference.name, summary.reference.figures, REFERENCE))
     figure, axes = new_figure()
     width = 0.8 / len(groups)
     for number, (name, figures, color) in enumerate(groups):
@@ -96,20 +87,18 @@ def ap_by_area(
     return figure
 
 
-def ap_per_class(
-    breakdown: Breakdown, label: str, comparison: Comparison | None = None
-) -> Figure | None:
+def ap_per_class(summary: Summary) -> Figure | None:
     """Draw a bar for each class with ground truth, best first; a dot marks the baseline's AP."""
-    rows = [row for row in breakdown.per_class if row['AP'] is not None]
+    rows = [row for row in summary.breakdown.per_class if row['AP'] is not None]
     if not rows:
         return None
     rows.sort(key=lambda row: row['AP'])
     figure, axes = new_figure(5.4, max(2.2, 0.9 + (0.26 if len(rows) <= 30 else 0.19) * len(rows)))
     places = np.arange(len(rows))
     values = [100 * row['AP'] for row in rows]
-    bars = axes.barh(places, values, 0.72, color=MEASURED, label=label)
+    bars = axes.barh(places, values, 0.72, color=MEASURED, label=summary.label)
     axes.bar_label(bars, [f'{value:.1f}' for value in values], padding=6, fontsize=8, color=INK)
-    if comparison is not None:
+    for comparison in summary.comparisons[:1]:
         theirs = {row['id']: row['baseline'] for row in comparison.per_class}
         dots = [100 * theirs[row['id']] for row in rows]
         axes.plot(
@@ -118,7 +107,7 @@ def ap_per_class(
             'o',
             color=BASELINE,
             markersize=6,
-            label='baseline',
+            label=comparison.name,
             markeredgecolor='white',
         )
         legend_above(figure)
@@ -142,6 +131,11 @@ def errors(breakdown: ErrorBreakdown) -> Figure:
     axes.set_xlim(0, 1.3 * max(*gains, 1))
     axes.grid(visible=False, axis='y')
     return figure
+
+
+def _colors(count: int) -> list[str]:
+    """Return a colour for the detector and one for each of the baselines."""
+    return [MEASURED, BASELINE, *(f'C{number}' for number in range(count))][:count]
 
 
 def _mean_over_classes(precision: np.ndarray) -> np.ndarray | None:

@@ -16,18 +16,17 @@ from matplotlib.image import imread
 
 from lip_mmdet.evaluation import (
     AP_FIGURES,
-    Breakdown,
     CocoEvaluation,
     Comparison,
     Detections,
     GroundTruth,
-    Reference,
+    Summary,
     image_ap,
+    tables,
 )
-from lip_mmdet.evaluation.accumulation import recall_names
 from lip_mmdet.evaluation.error_types import ERROR_TYPES, ErrorBreakdown, break_down_errors
 from lip_mmdet.evaluation.references import differences
-from lip_mmdet.evaluation.tables import interval, percent
+from lip_mmdet.evaluation.tables import percent
 from lip_mmdet.files import replace_on_success, write_text
 from lip_mmdet.visualization import curves
 from lip_mmdet.visualization.boxes import draw_boxes
@@ -48,27 +47,20 @@ class ReportInput:
     """What a report shows.
 
     Attributes:
-        truth, detections: what was evaluated.
+        summary: the figures.
+        truth, detections: what was evaluated, of the first training where there are several.
         evaluation: of the detections.
-        breakdown: of the evaluation.
-        label: the detector's name.
-        notes: warnings to show.
-        reference: a published row to compare with.
-        comparison, baseline: the baseline's, together or not at all.
+        baselines: name to evaluation of the detectors to compare with.
         image_folder: where the annotations' file names are; worst images need them.
         worst: how many images to show.
         min_score: detections below it are left out of the images.
     """
 
+    summary: Summary
     truth: GroundTruth
     detections: Detections
     evaluation: CocoEvaluation
-    breakdown: Breakdown
-    label: str = 'measured'
-    notes: list[str] = field(default_factory=list)
-    reference: Reference | None = None
-    comparison: Comparison | None = None
-    baseline: CocoEvaluation | None = None
+    baselines: dict[str, CocoEvaluation] = field(default_factory=dict)
     image_folder: str | None = None
     worst: int = 6
     min_score: float = 0.3
@@ -107,12 +99,12 @@ def _plots(content: ReportInput, errors: ErrorBreakdown) -> dict[str, Figure | N
     return {
         'precision_recall_by_iou': curves.precision_recall_by_iou(content.evaluation),
         'precision_recall_by_area': curves.precision_recall_by_area(content.evaluation),
-        'ap_over_iou': curves.ap_over_iou(content.evaluation, content.label, content.baseline),
-        'ap_by_area': curves.ap_by_area(
-            content.breakdown, content.label, content.reference, content.comparison
+        'ap_over_iou': curves.ap_over_iou(
+            {content.summary.label: content.evaluation, **content.baselines}
         ),
+        'ap_by_area': curves.ap_by_area(content.summary),
         'errors': curves.errors(errors),
-        'ap_per_class': curves.ap_per_class(content.breakdown, content.label, content.comparison),
+        'ap_per_class': curves.ap_per_class(content.summary),
     }
 
 
@@ -185,33 +177,37 @@ def _page(
     pictures: dict[str, bytes],
     worst: dict[str, dict],
 ) -> str:
-    counts = content.breakdown.counts
+    summary = content.summary
+    counts, label = summary.breakdown.counts, escape(summary.label)
     limits = ', '.join(map(str, content.evaluation.max_detections))
-    shapes = 'Boxes' if content.breakdown.iou_type == 'bbox' else 'Masks'
-    summary = (
+    shapes = 'Boxes' if summary.breakdown.iou_type == 'bbox' else 'Masks'
+    counted = (
         f'{counts["images"]:,} images, {counts["objects"]["all"]:,} objects, '
         f'{counts["detections"]["all"]:,} detections, {counts["categories"]} classes'
     )
-    notes = ''.join(f'<p class="note">{escape(note)}</p>' for note in content.notes)
+    notes = ''.join(f'<p class="note">{escape(note)}</p>' for note in summary.notes)
+    by_size = [f'<h3>{table.title}</h3>{_table(table)}' for table in tables.sizes_tables(summary)]
     sections = [
-        _section('Figures', _figures_table(content) + _recall_table(content)),
-        _section('Where precision is lost', _plots_grid(pictures, content)),
+        _section(
+            'Figures',
+            _table(tables.figures_table(summary)) + _table(tables.recall_table(summary)),
+        ),
+        *(_against(comparison) for comparison in summary.comparisons),
+        _section('Where precision is lost', _plots_grid(pictures) + ''.join(by_size)),
         _section('What goes wrong', _errors_section(errors, pictures)),
-        _section('Classes', _classes_section(content, pictures)),
+        _section('Classes', _classes_section(summary, pictures)),
     ]
-    if content.comparison is not None:
-        sections.insert(1, _section('Against the baseline', _comparison_section(content)))
     if worst:
         sections.append(_section('Worst images', _worst_section(content, worst)))
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<title>{escape(content.label)}: COCO evaluation</title><style>{STYLE}</style></head>'
-        f'<body><header><p class="kicker">COCO evaluation</p><h1>{escape(content.label)}</h1>'
-        f'<p class="summary">{escape(summary)}</p></header><main>{notes}{_cards(content)}'
+        f'<title>{label}: COCO evaluation</title><style>{STYLE}</style></head>'
+        f'<body><header><p class="kicker">COCO evaluation</p><h1>{label}</h1>'
+        f'<p class="summary">{escape(counted)}</p></header><main>{notes}{_cards(summary)}'
         f'{"".join(sections)}</main>'
         f'<footer>{shapes}, {limits} detections of a class in an image, computed with '
-        f'{escape(content.breakdown.backend)}.</footer></body></html>\n'
+        f'{escape(summary.breakdown.backend)}.</footer></body></html>\n'
     )
 
 
@@ -219,15 +215,16 @@ def _section(title: str, body: str) -> str:
     return f'<section><h2>{title}</h2>{body}</section>'
 
 
-def _cards(content: ReportInput) -> str:
-    """Return the six AP figures in large, each with its difference to the baseline or reference."""
-    gaps, against = {}, ''
-    if content.comparison is not None:
-        gaps = {name: row['difference'] for name, row in content.comparison.figures.items()}
-        against = 'baseline'
-    elif content.reference is not None:
-        gaps = differences(content.breakdown.figures, content.reference.figures)
-        against = content.reference.name
+def _cards(summary: Summary) -> str:
+    """Return the six AP figures in large, each with its difference to a baseline or reference."""
+    figures, gaps, against = summary.breakdown.figures, {}, ''
+    if summary.comparisons:
+        first = summary.comparisons[0]
+        gaps = {name: row['difference'] for name, row in first.figures.items()}
+        against = first.name
+    elif summary.reference is not None:
+        gaps = differences(figures, summary.reference.figures)
+        against = summary.reference.name
     cards = []
     for name in AP_FIGURES:
         gap = gaps.get(name)
@@ -235,92 +232,30 @@ def _cards(content: ReportInput) -> str:
         if gap is not None:
             direction = 'up' if gap > 0 else 'down' if gap < 0 else ''
             below = f'<span class="gap {direction}">{percent(gap, signed=True)}</span>'
-        value = percent(content.breakdown.figures[name])
         cards.append(
             f'<div class="card"><span class="name">{name}</span>'
-            f'<span class="value">{value}</span>{below}</div>'
+            f'<span class="value">{percent(figures[name])}</span>{below}</div>'
         )
     caption = f'<p class="caption">percent; below, points against {escape(against)}</p>'
     return f'<div class="cards">{"".join(cards)}</div>{caption if against else ""}'
 
 
-def _figures_table(content: ReportInput) -> str:
-    figures = content.breakdown.figures
-    rows = [(content.label, [percent(figures[name]) for name in AP_FIGURES])]
-    if content.comparison is not None:
-        compared = content.comparison.figures
-        rows += [
-            ('baseline', [percent(compared[name]['baseline']) for name in AP_FIGURES]),
-            (
-                'over baseline',
-                [percent(compared[name]['difference'], signed=True) for name in AP_FIGURES],
-            ),
-            *(
-                (
-                    f'{100 * content.comparison.confidence:.0f} % {word}',
-                    [percent(compared[name][end], signed=True) for name in AP_FIGURES],
-                )
-                for word, end in (('from', 'low'), ('to', 'high'))
-            ),
-        ]
-    caption = ''
-    if content.reference is not None:
-        reference = content.reference
-        gaps = differences(figures, reference.figures)
-        rows += [
-            (
-                f'{reference.name} ({reference.split})',
-                [percent(reference.figures.get(name)) for name in AP_FIGURES],
-            ),
-            ('over published', [percent(gaps[name], signed=True) for name in AP_FIGURES]),
-        ]
-        caption = f'<p class="caption">{escape(reference.title)}: {escape(reference.source)}.</p>'
-    return _table(['percent', *AP_FIGURES], rows) + caption
-
-
-def _recall_table(content: ReportInput) -> str:
-    figures = content.breakdown.figures
-    names = recall_names(figures)
-    return _table(
-        ['percent', *names], [(content.label, [percent(figures[name]) for name in names])]
-    )
-
-
-def _comparison_section(content: ReportInput) -> str:
-    comparison = content.comparison
+def _against(comparison: Comparison) -> str:
     caption = (
         f'<p class="caption">Points of AP; {100 * comparison.confidence:.0f} % intervals from '
-        f'{comparison.resamples} paired bootstrap resamples of the images. An interval without 0 '
-        'says that other images of the same kind would show a difference too.</p>'
+        f'{comparison.resamples} paired bootstrap resamples; {escape(comparison.remark)}. An '
+        'interval without 0 says that other images of the same kind would show a difference too.'
+        '</p>'
     )
-    columns = ['percent', 'AP', 'baseline', 'difference']
-    classes = _table(
-        ['class', *columns[1:], 'interval'],
-        [
-            (row['name'], [*_compared(row), interval(row)])
-            for row in comparison.per_class[:10]
-            if row['difference'] is not None
-        ],
-    )
-    images = _table(
-        ['image alone', *columns[1:]],
-        [(row['file_name'] or str(row['id']), _compared(row)) for row in comparison.per_image[:10]],
-    )
-    return (
-        f'{caption}<div class="pair"><div><h3>Classes that differ most</h3>{classes}</div>'
-        f'<div><h3>Images that differ most</h3>{images}</div></div>'
-    )
+    most = (tables.differing_classes(comparison, 10), tables.differing_images(comparison, 10))
+    body = ''.join(f'<div><h3>{escape(t.title)}</h3>{_table(t)}</div>' for t in most)
+    title = 'Against the baseline'
+    if comparison.name != 'baseline':
+        title = f'Against {escape(comparison.name)}'
+    return _section(title, f'{caption}<div class="pair">{body}</div>')
 
 
-def _compared(row: dict) -> list[str]:
-    return [
-        percent(row['measured']),
-        percent(row['baseline']),
-        percent(row['difference'], signed=True),
-    ]
-
-
-def _plots_grid(pictures: dict[str, bytes], content: ReportInput) -> str:
+def _plots_grid(pictures: dict[str, bytes]) -> str:
     captions = {
         'precision_recall_by_iou': 'Precision and recall by IoU threshold, mean over classes',
         'precision_recall_by_area': 'Precision and recall at IoU 0.5 by area of the object',
@@ -352,22 +287,12 @@ def _errors_section(errors: ErrorBreakdown, pictures: dict[str, bytes]) -> str:
     )
 
 
-def _classes_section(content: ReportInput, pictures: dict[str, bytes]) -> str:
-    names = [*AP_FIGURES, recall_names(content.breakdown.figures)[-4]]
-    rows = [
-        (
-            row['name'],
-            [
-                *(percent(row[name]) for name in names),
-                f'{row["objects"]:,}',
-                f'{row["detections"]:,}',
-            ],
-        )
-        for row in content.breakdown.per_class
-    ]
-    table = _table(['class', *names, 'objects', 'detections'], rows)
-    if len(rows) > 12:
-        table = f'<details><summary>All {len(rows)} classes as a table</summary>{table}</details>'
+def _classes_section(summary: Summary, pictures: dict[str, bytes]) -> str:
+    classes = tables.classes_table(summary)
+    table = _table(classes)
+    if len(classes.rows) > 12:
+        head = f'All {len(classes.rows)} classes as a table'
+        table = f'<details><summary>{head}</summary>{table}</details>'
     plot = ''
     if 'ap_per_class' in pictures:
         plot = _figure(pictures['ap_per_class'], 'AP of each class with ground truth')
@@ -400,13 +325,14 @@ def _figure(png: bytes, caption: str) -> str:
     )
 
 
-def _table(columns: list[str], rows: list[tuple[str, list[str]]]) -> str:
-    head = ''.join(f'<th>{escape(column)}</th>' for column in columns)
+def _table(table: tables.Table) -> str:
+    head = ''.join(f'<th>{escape(column)}</th>' for column in ('percent', *table.columns))
     body = ''.join(
         f'<tr><th>{escape(label)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>'
-        for label, cells in rows
+        for label, cells in table.rows
     )
+    captions = (f'<p class="caption">{escape(line)}</p>' for line in table.caption.splitlines())
     return (
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
-        f'<tbody>{body}</tbody></table></div>'
+        f'<tbody>{body}</tbody></table></div>{"".join(captions)}'
     )

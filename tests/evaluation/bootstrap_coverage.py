@@ -52,6 +52,12 @@ def simulate(random, images):
     return truth, detectors
 
 
+def compare_two(one, other, truth, **options):
+    """Compare two evaluations, of one training each."""
+    arms = [evaluation.Arm(name, [name], [run]) for name, run in (('a', one), ('b', other))]
+    return evaluation.compare(arms[0], arms[1:], truth, **options)[0]
+
+
 def _detection(image, bbox, score):
     return dict(image_id=image, category_id=1, bbox=bbox, score=score)
 
@@ -66,7 +72,7 @@ def coverage(studies, images, resamples, seed=0):
     covered, excludes_zero = dict.fromkeys(FIGURES, 0), dict.fromkeys(FIGURES, 0)
     for _ in range(studies):
         (truth, one), (_, other) = _evaluate(*simulate(random, images))
-        comparison = evaluation.compare(one, other, truth, resamples=resamples)
+        comparison = compare_two(one, other, truth, resamples=resamples)
         for name in FIGURES:
             row = comparison.figures[name]
             covered[name] += row['low'] <= true[0][name] - true[1][name] <= row['high']

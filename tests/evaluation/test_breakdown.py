@@ -12,7 +12,7 @@ from test_backends import box, dataset, pycocotools
 
 from lip_mmdet import evaluation
 from lip_mmdet.errors import InputError
-from lip_mmdet.evaluation import tables
+from lip_mmdet.evaluation import judge, tables
 from lip_mmdet.evaluation.references import differences
 
 
@@ -52,6 +52,24 @@ def test_ap_by_iou_threshold_averages_to_ap(scored):
         assert mean == pytest.approx(breakdown.figures[figure], abs=1e-12)
 
 
+def test_ap_by_size_is_pycocotools_with_these_area_ranges(scored):
+    truth, results, _ = scored
+    checked = evaluation.ground_truth_from(truth, 'truth')
+    found = evaluation.detections_from(results, checked, 'results')
+    result = evaluation.evaluate(checked, found)
+    rows = evaluation.ap_by_size(result, checked, found)
+    assert [row['size'] for row in rows[:3]] == ['0-8', '8-16', '16-32']
+    assert sum(row['objects'] > 0 for row in rows) > 2
+    for row in rows:
+        low, _, high = row['size'].partition('-')
+        ranges = [(int(low) ** 2, int(high or 1e5) ** 2)]
+        precision, _, _ = judge.accumulate(
+            checked, found, result.category_ids, result.iou_thresholds, ranges, (100,)
+        )
+        defined = precision[precision > -1]
+        assert row['AP'] == (defined.mean() if defined.size else None)
+
+
 def test_counts_are_those_of_the_files():
     truth = dataset(
         [(1, 1, [0, 0, 10, 10], 0), (1, 1, [0, 0, 50, 50], 0), (2, 1, [0, 0, 200, 200], 1)]
@@ -71,7 +89,7 @@ def test_csv_and_json_hold_the_figures_at_full_precision(scored):
     breakdown = scored[2]
     rows = list(csv.DictReader(io.StringIO(tables.csv_text(breakdown))))
     assert [row['class'] for row in rows] == ['all'] + [r['name'] for r in breakdown.per_class]
-    content = json.loads(json.dumps(evaluation.as_json(breakdown)))
+    content = json.loads(json.dumps(evaluation.Summary(breakdown).as_json()))
     for name, value in breakdown.figures.items():
         assert content[name] == value
         assert float(rows[0][name]) == value
@@ -81,7 +99,7 @@ def test_csv_and_json_hold_the_figures_at_full_precision(scored):
 def test_a_published_row_stands_beside_the_measured_one(scored):
     breakdown = scored[2]
     reference = evaluation.find_reference('lip-resnet-101')
-    text = tables.markdown(breakdown, 'ours', reference).splitlines()
+    text = tables.markdown(evaluation.Summary(breakdown, 'ours', reference=reference)).splitlines()
     assert text[0] == '| | AP | AP50 | AP75 | APS | APM | APL |'
     cells = [cell.strip() for cell in text[3].strip('|').split('|')]
     assert cells == ['lip-resnet-101 (minival)', '41.7', '63.6', '45.6', '25.2', '45.8', '-']
@@ -109,7 +127,8 @@ def test_the_terminal_table_survives_names_that_look_like_markup():
     breakdown = evaluation.break_down(evaluation.evaluate(checked, found), checked, found)
     text = io.StringIO()
     console = Console(file=text, width=120)
-    tables.print_breakdown(breakdown, per_class=True, console=console)
+    summary = evaluation.Summary(breakdown)
+    tables.print_tables(tables.tables_of(summary, per_class=True), console)
     assert '[bold]x[/red]' in text.getvalue()
 
 

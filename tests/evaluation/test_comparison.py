@@ -4,12 +4,13 @@ import copy
 
 import numpy as np
 import pytest
-from bootstrap_coverage import coverage
+from bootstrap_coverage import compare_two, coverage
 from random_coco import random_dataset
 from test_backends import box, dataset, evaluate, pycocotools
 
 from lip_mmdet import evaluation
-from lip_mmdet.evaluation.resampling import weighted_figures
+from lip_mmdet.evaluation.comparison import _of_trainings
+from lip_mmdet.evaluation.resampling import resampled_figures, weighted_figures
 
 
 def values(figures):
@@ -60,7 +61,7 @@ def test_a_detector_does_not_differ_from_itself():
     truth, results = random_dataset(3)
     checked = evaluation.ground_truth_from(truth, 'truth')
     result = evaluate(truth, results)
-    comparison = evaluation.compare(result, result, checked, resamples=50)
+    comparison = compare_two(result, result, checked, resamples=50)
     for row in comparison.figures.values():
         assert row['difference'] in (0, None) and row['low'] in (0, None)
 
@@ -71,7 +72,7 @@ def test_the_seed_decides_the_interval():
     one = evaluate(truth, results)
     other = evaluate(truth, results[::2])
     first, again, third = (
-        evaluation.compare(one, other, checked, resamples=60, seed=seed).figures['AP']
+        compare_two(one, other, checked, resamples=60, seed=seed).figures['AP']
         for seed in (5, 5, 6)
     )
     assert first == again
@@ -85,7 +86,7 @@ def test_the_images_and_classes_that_differ_most_come_first():
     # Worse in image 4 alone, which shows class 1.
     bad = [dict(r, bbox=elsewhere) if r['image_id'] == 4 else r for r in copy.deepcopy(good)]
     checked = evaluation.ground_truth_from(truth, 'truth')
-    comparison = evaluation.compare(
+    comparison = compare_two(
         evaluate(truth, bad),
         evaluate(truth, good),
         checked,
@@ -113,3 +114,65 @@ def test_the_interval_covers_the_true_difference():
         assert 0.88 <= covered[name] <= 1.0, name
     # And the interval is narrow enough to be of use.
     assert excludes_zero['AP'] > 0.5
+
+
+def test_few_trainings_vary_as_much_as_as_many_new_ones_would():
+    # The same on all images, so that nothing but the trainings varies.
+    values = np.repeat([[[0.40]], [[0.43]], [[0.41]]], 40_000, axis=2)
+    share = np.random.default_rng(0).multinomial(3, [1 / 3] * 3, 40_000).T / 3
+    drawn = _of_trainings(values, share)[0]
+    assert drawn.mean() == pytest.approx(np.mean([0.40, 0.43, 0.41]), abs=1e-4)
+    expected = np.std([0.40, 0.43, 0.41], ddof=1) / np.sqrt(3)
+    assert drawn.std() == pytest.approx(expected, rel=0.02)
+
+
+def test_an_arm_of_trainings_has_their_mean_and_wider_intervals():
+    truth, results = random_dataset(6, images=12, objects=80, detections=250)
+    checked = evaluation.ground_truth_from(truth, 'truth')
+    runs = [evaluate(truth, results[start:]) for start in (0, 60, 120)]
+    one = evaluation.Arm('one', ['a'], runs[:1])
+    many, same = (evaluation.Arm(n, list('abc'), r) for n, r in (('m', runs), ('s', runs[:1] * 3)))
+    ap = [evaluation.figures(run)['AP'] for run in runs]
+    row = many.figures()['AP']
+    assert row['values'] == ap and row['mean'] == pytest.approx(np.mean(ap))
+    assert row['std'] == pytest.approx(np.std(ap, ddof=1)) and one.figures()['AP']['std'] is None
+
+    base = evaluation.Arm('base', ['d'], [evaluate(truth, results[::2])])
+    alone, repeated, spread = (
+        evaluation.compare(arm, [base], checked, resamples=300)[0] for arm in (one, same, many)
+    )
+    for name in ('difference', 'low', 'high'):
+        assert repeated.figures['AP'][name] == pytest.approx(alone.figures['AP'][name])
+    assert spread.figures['AP']['difference'] == pytest.approx(np.mean(ap) - row_of(base))
+    width = [c.figures['AP']['high'] - c.figures['AP']['low'] for c in (alone, spread)]
+    assert width[1] > width[0]
+    assert 'too narrow' in spread.remark and 'training again' in alone.remark
+
+
+def row_of(arm):
+    return arm.figures()['AP']['mean']
+
+
+def test_the_sign_turns_in_as_many_resamples_as_it_does():
+    truth, results = random_dataset(4)
+    one, other = evaluate(truth, results), evaluate(truth, results[: len(results) // 2])
+    drawn = resampled_figures([one, other], 80, seed=3)
+    checked = evaluation.ground_truth_from(truth, 'truth')
+    compared = compare_two(one, other, checked, resamples=80, seed=3)
+    for number, row in enumerate(compared.figures.values()):
+        differences = drawn[0][0][number] - drawn[1][0][number]
+        differences = differences[~np.isnan(differences)]  # no such object on the images drawn
+        turned = np.mean(differences <= 0 if row['difference'] > 0 else differences >= 0)
+        assert row['sign_turns'] == pytest.approx(turned)
+        assert row['low'] <= row['difference'] <= row['high']
+
+
+def test_a_comparison_counts_by_the_limit_of_the_evaluations():
+    truth, results = random_dataset(7, images=6, detections=600)
+    limits = (1, 2, 3)
+    checked = evaluation.ground_truth_from(truth, 'truth')
+    found = evaluation.detections_from(results, checked, 'results')
+    result = evaluation.evaluate(checked, found, max_detections=limits)
+    ours, _ = weighted_figures(result, np.ones((6, 1), dtype=int))
+    np.testing.assert_allclose(ours[:, 0], values(evaluation.figures(result)), atol=1e-12)
+    assert evaluation.figures(evaluate(truth, results))['AP'] != evaluation.figures(result)['AP']

@@ -221,7 +221,8 @@ def test_the_tool_scores_compares_and_reports_masks(tmp_path):
         )
         assert status == 0 and 'the area of the mask stands in' in err
         figures.append({key: found[key] for key in evaluation.AP_FIGURES})
-        assert found['iou_type'] == 'segm' and found['baseline']['figures']['AP']['difference'] > 0
+        compared = found['comparisons'][0]['figures']['AP']
+        assert found['iou_type'] == 'segm' and compared['difference'] > 0
         assert 'Masks' in (tmp_path / 'r' / 'index.html').read_text()
     truth['annotations'][0]['area'] = 56
     for record in results:

@@ -111,3 +111,41 @@ def test_a_report_of_nothing_found_and_without_images(files):
     run_tool('--ann', 'ann.json', '--results', 'none.json', '--report', 'r', folder=folder)
     page = (folder / 'r' / 'index.html').read_text()
     assert 'holds no detections' in page and 'Worst images' not in page
+
+
+def test_arms_of_several_trainings_stand_beside_each_other(files):
+    folder, truth, results = files
+    parts = {'c': results[1::2], 'd': results[:120]}
+    for name, part in parts.items():
+        (folder / f'{name}.json').write_text(json.dumps(part))
+    arms = (
+        '--results',
+        'a.json',
+        'b.json',
+        '--baseline',
+        'c.json',
+        'd.json',
+        '--baseline',
+        'b.json',
+    )
+    options = ('--per-class', '--per-size', '--resamples', 30, '--max-dets', 20, '--out-json', 'o')
+    done = run_tool('--ann', 'ann.json', *arms, *options, '--report', 'r', folder=folder)
+    content = json.loads((folder / 'o').read_text())
+    expected = [pycocotools(truth, r)[0] for r in (results, results[::2])]
+    for name in ('AP', 'AP50', 'AP75', 'APS', 'APM', 'APL'):
+        both = [figures[name] for figures in expected]
+        assert content[name] == pytest.approx(sum(both) / 2)
+        assert content['arms'][0]['figures'][name]['values'] == both
+    assert [arm['name'] for arm in content['arms']] == ['measured', 'c', 'b']
+    assert [arm['files'] for arm in content['arms'][1:]] == [['c.json', 'd.json'], ['b.json']]
+    assert [c['name'] for c in content['comparisons']] == ['c', 'b']
+    for compared in content['comparisons']:
+        for row in (*compared['figures'].values(), *compared['per_class']):
+            assert row['low'] <= row['high'] and 0 <= row['sign_turns'] <= 1
+    assert '±' in done.stdout and 'AP by size' in done.stdout
+    # Classes by the difference to the first baseline.
+    gaps = {row['name']: row['difference'] for row in content['comparisons'][0]['per_class']}
+    table = done.stdout.split('By class (%)')[1].split('Images that differ')[0]
+    order = sorted(gaps, key=table.index)
+    assert [gaps[name] for name in order] == sorted(gaps.values(), reverse=True)
+    assert '<h2>Against c</h2>' in (folder / 'r' / 'index.html').read_text()
