@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from pycocotools.mask import encode
 from tiny_project import write_project
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'eval_coco.py'
@@ -166,6 +168,69 @@ def test_the_metric_reports_what_pycocotools_does_under_mmdetections_names(proje
     assert 0 < values['coco/bar_precision'] < values['coco/disk_precision']
 
 
+def _mask(x, y, width, height):
+    mask = np.zeros((96, 96), dtype=np.uint8)
+    mask[y : y + height, x : x + width] = 1
+    return mask
+
+
+@pytest.mark.parametrize('given', ['file', 'samples'])
+def test_boxes_and_masks_have_the_figures_of_mmdetections_own_metric(project, tmp_path, given):
+    import torch
+    from mmdet.evaluation import CocoMetric
+
+    from lip_mmdet.engine.coco_metric import LIPCocoMetric
+
+    random = np.random.default_rng(3)
+    images, annotations, samples = [], [], []
+    for image in range(1, 7):
+        places = random.integers([0, 0, 8, 8], [50, 50, 45, 45], (3, 4)).tolist()
+        labels = random.integers(0, 2, 3)
+        images.append(dict(id=image, width=96, height=96, file_name=f'{image}.png'))
+        instances = []
+        for (x, y, w, h), label in zip(places, labels.tolist()):
+            code = encode(np.asfortranarray(_mask(x, y, w, h)))
+            code['counts'] = code['counts'].decode()
+            annotations.append(
+                dict(id=len(annotations) + 1, image_id=image, category_id=label, area=w * h,
+                     bbox=[x, y, w, h], segmentation=code, iscrowd=0)
+            )  # fmt: skip
+            instances.append(dict(bbox=[x, y, x + w, y + h], bbox_label=label, mask=code))
+        # The masks lie elsewhere than the boxes, and some classes are wrong.
+        shifted = np.array(places) + random.integers(-4, 5, (3, 4)) * [1, 1, 0, 0]
+        masks = [_mask(*np.maximum(place, 0) + [1, 0, -2, 0]) for place in shifted.tolist()]
+        corners = np.concatenate([shifted[:, :2], shifted[:, :2] + shifted[:, 2:]], axis=1)
+        found = dict(
+            bboxes=torch.tensor(corners, dtype=torch.float32),
+            scores=torch.tensor(random.random(3), dtype=torch.float32),
+            mask_scores=torch.tensor(random.random(3), dtype=torch.float32),
+            labels=torch.tensor(np.where(random.random(3) < 0.8, labels, 1 - labels)),
+            masks=torch.tensor(np.array(masks), dtype=torch.bool),
+        )
+        samples.append(
+            dict(img_id=image, ori_shape=(96, 96), pred_instances=found, instances=instances)
+        )
+    names = ('disk', 'bar')
+    classes = [dict(id=i, name=name) for i, name in enumerate(names)]
+    file = tmp_path / 'ann.json'
+    file.write_text(json.dumps(dict(images=images, annotations=annotations, categories=classes)))
+    values = []
+    for kind in (LIPCocoMetric, CocoMetric):
+        metric = kind(
+            ann_file=str(file) if given == 'file' else None,
+            metric=['bbox', 'segm'],
+            proposal_nums=(1, 10, 100),
+            classwise=True,
+        )
+        metric.dataset_meta = dict(classes=names)
+        metric.process({}, samples)
+        values.append(metric.evaluate(len(samples)))
+    ours, theirs = values
+    assert theirs['coco/segm_mAP'] != theirs['coco/bbox_mAP'] and min(ours.values()) > -1.01
+    assert 0.1 < theirs['coco/segm_mAP'] < 0.9
+    assert {name: round(ours[name], 3) for name in theirs} == theirs
+
+
 def test_the_metric_reports_zeros_without_detections(project):
     _, _, _, annotations = project
     samples = _predictions(annotations, lambda image_id: ([], [], []))
@@ -181,7 +246,8 @@ def test_the_metric_refuses_what_it_does_not_compute(project):
     from lip_mmdet.errors import InputError
 
     for options in (
-        dict(metric='segm'),
+        dict(metric='proposal'),
+        dict(metric=['bbox', 'bbox']),
         dict(proposal_nums=(100, 10)),
         dict(metric_items=['AR@300']),
         dict(eval_backend='x'),
