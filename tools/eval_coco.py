@@ -265,7 +265,7 @@ def score(args: argparse.Namespace) -> None:
                     breakdowns.append(evaluation.break_down(runs[-1], truth, detections))
                 if len(runs) == 1:
                     first = first or detections
-                    if args.per_size or args.report:
+                    if args.per_size:
                         sizes[name] = evaluation.ap_by_size(runs[0], truth, detections)
             arms.append(evaluation.Arm(name, files, runs))
         if len(args.results) > 1 and args.report:
