@@ -40,7 +40,7 @@ def replace_on_success(path: str | os.PathLike) -> Iterator[Path]:
         if stream:
             sys.stdout.flush()
             # Appending, for standard output may be a file that holds something already.
-            with open(temporary, 'rb') as content, open(path, 'ab') as out:
+            with _naming(path), open(temporary, 'rb') as content, open(path, 'ab') as out:
                 shutil.copyfileobj(content, out)
         else:
             temporary.replace(target)
@@ -70,20 +70,41 @@ def _create(temporary: Path, path: Path) -> None:
         ) from error
 
 
-def write_text(file: Path, text: str, name: str | os.PathLike) -> None:
-    """Write UTF-8 text; what no text file can hold becomes a question mark.
+@contextmanager
+def _naming(path: str | os.PathLike) -> Iterator[None]:
+    """Turn what the machine refuses, such as writing to a full disk, into a line with the path."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f'cannot write {path}: {error.strerror}') from error
+
+
+def write_bytes(file: Path, content: bytes, name: str | os.PathLike) -> None:
+    """Write a file.
 
     Raises:
         InputError: it cannot be written, the disk is full; the message has ``name``.
     """
-    try:
-        file.write_bytes(text.encode('utf-8', 'replace'))
-    except OSError as error:
-        raise InputError(f'cannot write {name}: {error.strerror}') from error
+    with _naming(name):
+        file.write_bytes(content)
+
+
+def write_text(file: Path, text: str, name: str | os.PathLike) -> None:
+    """Write UTF-8 text; what no text file can hold becomes a question mark.
+
+    Raises:
+        InputError: see :func:`write_bytes`.
+    """
+    write_bytes(file, text.encode('utf-8', 'replace'), name)
+
+
+def json_text(content: Any) -> str:
+    """Return ``content`` as indented JSON; NaN and infinities are refused (``ValueError``)."""
+    return json.dumps(content, indent=2, allow_nan=False) + '\n'
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:
-    """Write ``content`` as indented JSON; NaN and infinities are refused (``ValueError``)."""
-    text = json.dumps(content, indent=2, allow_nan=False)
+    """Write ``content`` as :func:`json_text`."""
+    text = json_text(content)
     with replace_on_success(path) as temporary:
-        write_text(temporary, text + '\n', path)
+        write_text(temporary, text, path)

@@ -21,7 +21,7 @@ from lip_mmdet.errors import InputError
 from lip_mmdet.evaluation import tables
 from lip_mmdet.evaluation.collector import collector_paused
 from lip_mmdet.evaluation.json_file import clean
-from lip_mmdet.files import replace_on_success, write_json, write_text
+from lip_mmdet.files import json_text, replace_on_success, write_text
 
 # What says how to score and what to write, which a submission does neither of.
 _SCORING = (
@@ -289,7 +289,7 @@ def score(args: argparse.Namespace) -> None:
         )
         tables.print_tables(tables.tables_of(summary, args.per_class))
         if 'json' in targets:
-            write_json(targets['json'], summary.as_json())
+            write_text(targets['json'], json_text(summary.as_json()), args.out_json)
         if 'csv' in targets:
             write_text(targets['csv'], tables.csv_text(summary.breakdown), args.out_csv)
         if 'md' in targets:

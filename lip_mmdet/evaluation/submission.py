@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -14,7 +15,7 @@ from typing import Any
 from lip_mmdet.errors import InputError
 from lip_mmdet.evaluation.ground_truth import GroundTruth
 from lip_mmdet.evaluation.json_file import parse_json, read_json
-from lip_mmdet.files import replace_on_success
+from lip_mmdet.files import replace_on_success, write_bytes, write_text
 
 _NAME = 'detections_test-dev2017_{}_results'
 _NAME_PATTERN = re.compile(r'detections_test-dev2017_[\w.-]+_results')
@@ -118,9 +119,11 @@ def write_submission(
     text = json.dumps([{key: result[key] for key in _KEYS} for result in results])
     json_path, zip_path = Path(folder) / f'{name}.json', Path(folder) / f'{name}.zip'
     with replace_on_success(json_path) as json_file, replace_on_success(zip_path) as zip_file:
-        json_file.write_text(text, encoding='utf-8')
-        with zipfile.ZipFile(zip_file, 'w', zipfile.ZIP_DEFLATED) as archive:
+        write_text(json_file, text, json_path)
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, 'w', zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(f'{name}.json', text)
+        write_bytes(zip_file, packed.getvalue(), zip_path)
     return json_path, zip_path
 
 

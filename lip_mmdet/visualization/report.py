@@ -27,7 +27,7 @@ from lip_mmdet.evaluation import (
 from lip_mmdet.evaluation.error_types import ERROR_TYPES, ErrorBreakdown, break_down_errors
 from lip_mmdet.evaluation.references import differences
 from lip_mmdet.evaluation.tables import percent
-from lip_mmdet.files import replace_on_success, write_text
+from lip_mmdet.files import replace_on_success, write_bytes, write_text
 from lip_mmdet.visualization import curves
 from lip_mmdet.visualization.boxes import draw_boxes
 from lip_mmdet.visualization.report_style import STYLE
@@ -87,7 +87,7 @@ def write_report(content: ReportInput, page: Path, folder: Path) -> None:
     written = {**pictures, **{name: image['png'] for name, image in worst.items()}}
     for name, png in written.items():
         with replace_on_success(folder / f'{name}.png') as file:
-            file.write_bytes(png)
+            write_bytes(file, png, folder / f'{name}.png')
     # An earlier report in this folder may have had more.
     for old in (*folder.glob('worst_[0-9]*.png'), folder / 'ap_per_class.png'):
         if old.stem not in written and old.is_file():

@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
@@ -196,6 +197,54 @@ def test_unwritable_outputs_are_refused_before_the_evaluation(refuses, tmp_path)
     # A file stands where a folder would have to be.
     refuses(*files, 'cannot write', '--out-md', tmp_path / 'ann.json' / 'table.md')
     refuses(*files, 'cannot write', '--report', tmp_path / 'ann.json')
+
+
+OUTPUTS = {
+    '--out-json': (),
+    '--out-csv': (),
+    '--out-md': (),
+    '--report': (),
+    '--submission': ('--alg', 'a', '--allow-missing'),
+}
+
+
+@pytest.mark.parametrize('option', OUTPUTS)
+@pytest.mark.parametrize('fault', ['no folder', 'full device', 'full disk'])
+def test_what_cannot_be_written_is_named_in_one_line(tmp_path, monkeypatch, capsys, option, fault):
+    (tmp_path / 'ann.json').write_text(json.dumps(TRUTH))
+    (tmp_path / 'results.json').write_text(json.dumps(RESULTS))
+    out = {
+        'no folder': tmp_path / 'ann.json' / 'out',  # a file stands where a folder would have to be
+        'full device': Path('/dev/full'),
+        'full disk': tmp_path / 'out',
+    }[fault]
+    if fault == 'full device' and (option in ('--report', '--submission') or not out.exists()):
+        pytest.skip('no file, or no such device')
+    files = ('--ann', tmp_path / 'ann.json', '--results', tmp_path / 'results.json')
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if fault == 'full disk':  # to a program both are a write that the system refuses
+        import matplotlib.font_manager  # noqa: F401  writes a cache of its own
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50, hard))
+    try:
+        command = (*files, option, out, *OUTPUTS[option])
+        status, err = run_in_process(monkeypatch, capsys, *command)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    lines = [line for line in err.splitlines() if not line.startswith(('note', 'warning'))]
+    assert status == 2 and len(lines) == 1 and lines[0].startswith(f'error: cannot write {out}'), (
+        err
+    )
+    kept = [path.name for path in tmp_path.rglob('*') if path.is_file()]
+    assert sorted(kept) == ['ann.json', 'results.json']
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason='root writes everywhere')
+def test_a_folder_without_permission_is_named(refuses, tmp_path):
+    locked = tmp_path / 'locked'
+    locked.mkdir(mode=0o500)
+    files = (json.dumps(TRUTH), json.dumps(RESULTS))
+    refuses(*files, f'cannot write {locked}', '--out-csv', locked / 'out.csv')
 
 
 def test_an_input_is_never_overwritten(refuses, tmp_path):
