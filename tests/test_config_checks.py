@@ -6,6 +6,7 @@ from pathlib import Path
 import mmdet
 import pytest
 from mmdet.datasets import CocoDataset
+from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.hub import get_config
 from shapes import make_shapes_dataset
@@ -126,3 +127,31 @@ def test_what_is_wrong_is_said_in_one_line(data, change, message, wrapped):
     with pytest.raises(InputError, match=message) as error:
         checked(config(data, wrapped, **change), 'train_dataloader')
     assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('kind', ['CocoDataset', 'Objects365V1Dataset', 'Objects365V2Dataset'])
+@pytest.mark.parametrize('ids', [(1, 2, 3), (3, 2, 1)])
+def test_classes_are_numbered_as_each_dataset_does(data, kind, ids):
+    content = json.loads((data / 'train.json').read_text())
+    for category, number in zip(content['categories'], ids):
+        category['id'] = number
+    (data / 'ids.json').write_text(json.dumps(content))
+    names = {category['id']: category['name'] for category in content['categories']}
+    dataset = DATASETS.build(
+        dict(
+            type=kind,
+            data_root=str(data),
+            ann_file='ids.json',
+            data_prefix=dict(img='images/'),
+            metainfo=dict(classes=('square', 'circle', 'triangle')),
+        )
+    )
+    numbered = tuple(names[i] for i in sorted(dataset.cat2label, key=dataset.cat2label.get))
+    classes = ('square', 'circle', 'triangle')
+    judge = config(data, type=kind, ann_file='ids.json', metainfo=dict(classes=classes))
+    if numbered == classes:
+        notes = checked(judge, 'train_dataloader')
+        assert any('Objects365 V2' in note for note in notes) == (kind == 'Objects365V2Dataset')
+    else:
+        with pytest.raises(InputError, match='another order'):
+            checked(judge, 'train_dataloader')

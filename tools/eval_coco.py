@@ -25,9 +25,9 @@ from lip_mmdet.files import json_text, replace_on_success, write_text
 
 # What says how to score and what to write, which a submission does neither of.
 _SCORING = (
-    'iou_type', 'backend', 'classes', 'max_dets', 'category_shift', 'as_coco', 'reference',
-    'baseline', 'resamples', 'seed', 'per_class', 'per_size', 'label', 'out_json', 'out_csv',
-    'out_md', 'report',
+    'iou_type', 'backend', 'classes', 'max_dets', 'category_shift', 'category_positions',
+    'as_coco', 'reference', 'baseline', 'resamples', 'seed', 'per_class', 'per_size', 'label',
+    'out_json', 'out_csv', 'out_md', 'report',
 )  # fmt: skip
 
 _STDOUT = ('/dev/stdout', '/dev/fd/1', '/proc/self/fd/1')
@@ -66,6 +66,12 @@ def parse_args() -> argparse.Namespace:
         default=0,
         metavar='N',
         help='add N to the class ids of results',
+    )
+    parser.add_argument(
+        '--category-positions',
+        type=int,
+        choices=(0, 1),
+        help='class ids of results are positions in the list of classes, counted from this number',
     )
     parser.add_argument('--as-coco', action='store_true', help="score LVIS files by COCO's rules")
 
@@ -258,7 +264,9 @@ def score(args: argparse.Namespace) -> None:
         for name, files in arm_names(args).items():
             runs = []
             for file in files:
-                detections = evaluation.load_detections(file, truth, args.category_shift)
+                detections = evaluation.load_detections(
+                    file, truth, args.category_shift, args.category_positions
+                )
                 notes += evaluation.notes_on(detections, truth, args.max_dets)
                 runs.append(evaluation.evaluate(truth, detections, **rules))
                 if not arms:

@@ -53,7 +53,10 @@ class Detections:
 
 
 def load_detections(
-    path: str | os.PathLike, ground_truth: GroundTruth, category_shift: int = 0
+    path: str | os.PathLike,
+    ground_truth: GroundTruth,
+    category_shift: int = 0,
+    category_positions: int | None = None,
 ) -> Detections:
     """Read a COCO results file: a list of ``image_id``, ``category_id``, ``bbox``, ``score``.
 
@@ -67,24 +70,32 @@ def load_detections(
         path: the file.
         ground_truth: the annotations.
         category_shift: what is added to each category id.
+        category_positions: category ids are positions in the sorted list of categories, the first
+            of which is this number.
 
     Raises:
         InputError: not a results file, results of another dataset, or a number that is not finite
             or of negative size; the message has the first record at fault and how many there are.
     """
     masks = ground_truth.masks is not None
-    return _check(read_results(path, masks=masks), ground_truth, category_shift)
+    records = read_results(path, masks=masks)
+    return _check(records, ground_truth, category_shift, category_positions)
 
 
 def detections_from(
-    records: Any, ground_truth: GroundTruth, source: str, category_shift: int = 0
+    records: Any,
+    ground_truth: GroundTruth,
+    source: str,
+    category_shift: int = 0,
+    category_positions: int | None = None,
 ) -> Detections:
     """Check parsed COCO results; see :func:`load_detections`."""
     masks = ground_truth.masks is not None
-    return _check(results_from(records, source, masks), ground_truth, category_shift)
+    records = results_from(records, source, masks)
+    return _check(records, ground_truth, category_shift, category_positions)
 
 
-def _check(records: Records, truth: GroundTruth, category_shift: int) -> Detections:
+def _check(records: Records, truth: GroundTruth, shift: int, positions: int | None) -> Detections:
     source, count = records.source, len(records)
     if not count:
         note = f'warning: {source} holds no detections: every figure with ground truth is 0'
@@ -102,8 +113,8 @@ def _check(records: Records, truth: GroundTruth, category_shift: int) -> Detecti
         notes.append(f'note: {source}: {outside} of {count} detections are in images that the '
                      'annotations do not list; they are left out')  # fmt: skip
     category, of_known = truth.category_numbers.of(records, 'category_id')
-    if category_shift:
-        category, of_known = _shifted(category, category_shift, truth.category_numbers)
+    if shift or positions is not None:
+        category, of_known = _renumbered(category, shift, positions, truth.category_numbers)
     rows = np.flatnonzero(in_known_image & of_known)
     boxes, scores, masks = _shapes_and_scores(records, rows, image, truth, notes)
     hints = []
@@ -170,11 +181,20 @@ def _scores(records: Records, rows: np.ndarray) -> np.ndarray:
     return scores
 
 
-def _shifted(category: np.ndarray, shift: int, numbers: Numbering) -> tuple[np.ndarray, np.ndarray]:
+def _renumbered(
+    category: np.ndarray, shift: int, positions: int | None, numbers: Numbering
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the category ids that are meant, and which of them there are."""
     if not numbers.plain:
-        raise InputError('--category-shift needs categories whose ids are whole numbers')
+        raise InputError(
+            '--category-shift and --category-positions need categories whose ids are whole numbers'
+        )
     category = category + shift
-    return category, np.isin(category, numbers.known)
+    if positions is None:
+        return category, np.isin(category, numbers.known)
+    place = category - positions
+    known = (place >= 0) & (place < len(numbers.known))
+    return np.where(known, numbers.known[np.where(known, place, 0)], category), known
 
 
 def _category_hint(category: np.ndarray, truth: GroundTruth) -> str:
@@ -184,12 +204,14 @@ def _category_hint(category: np.ndarray, truth: GroundTruth) -> str:
     if low >= 0 and high < count:
         return (
             f'all ids are between 0 and {count - 1}, so they look 0-based: positions in the list '
-            f'of categories instead of ids ({known[0]} to {known[-1]})'
+            f'of categories instead of ids ({known[0]} to {known[-1]}); if so, '
+            '--category-positions 0 scores them so'
         )
     if low >= 1 and high <= count:
         return (
             f'all ids are between 1 and {count}, so they look like positions in the list of '
-            f'categories, counted from 1, instead of ids ({known[0]} to {known[-1]})'
+            f'categories, counted from 1, instead of ids ({known[0]} to {known[-1]}); if so, '
+            '--category-positions 1 scores them so'
         )
     return 'are they of another dataset?'
 

@@ -132,7 +132,7 @@ def _class_hint(sample: Sample, truth: GroundTruth, as_given: float) -> str:
         valid = (position >= 0) & (position < len(known))
         readings[
             f'the class ids fit the annotations far better as positions, counted from {first}, in '
-            f'the sorted list of categories; write the ids ({known[0]} to {known[-1]}) instead'
+            f'the sorted list of categories; if so, --category-positions {first} scores them so'
         ] = np.where(valid, known[np.clip(position, 0, len(known) - 1)], 2**62)
     hits = {hint: sample.hits(category=category) for hint, category in readings.items()}
     best = max(hits, key=hits.get)

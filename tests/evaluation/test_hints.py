@@ -90,11 +90,16 @@ def test_shifted_classes_are_named_and_mapped(first, shift):
     assert not any('warning' in note for note in mapped)
 
 
-def test_positions_in_the_list_of_classes_are_named():
+@pytest.mark.parametrize(('first', 'ids'), [(0, [0, 1, 3, 7]), (1, [1, 3, 4, 7])])
+def test_positions_in_the_list_of_classes_are_named_and_mapped(first, ids):
     truth = json.loads(json.dumps(TRUTH))
-    truth['categories'] = [dict(id=i, name=str(i)) for i in (0, 1, 3, 7)]
-    wrong = [dict(r, category_id={3: 2, 7: 3}[r['category_id']]) for r in RESULTS]
-    assert any('positions, counted from 0' in note for note in notes(truth, wrong))
+    truth['categories'] = [dict(id=i, name=str(i)) for i in ids]
+    wrong = [dict(r, category_id=ids.index(r['category_id']) + first) for r in RESULTS]
+    assert any(f'--category-positions {first} ' in note for note in notes(truth, wrong))
+    checked = evaluation.ground_truth_from(truth, 'truth')
+    found = evaluation.detections_from(wrong, checked, 'results', category_positions=first)
+    figures = evaluation.figures(evaluation.evaluate(checked, found))
+    assert figures['AP'] == by_pycocotools(truth, RESULTS)[0]
 
 
 def test_image_ids_by_file_name_number_or_quotes():
