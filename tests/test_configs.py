@@ -25,7 +25,9 @@ ROOT = Path(config_path())
 CONFIGS = sorted(
     path.relative_to(ROOT).as_posix()
     for path in ROOT.glob('[!_]*/*.py')
-    if not any(other in path.as_posix() for other in ('d121', 'sge', 'upgrade', 'lip_backbone'))
+    if not any(
+        other in path.as_posix() for other in ('d121', 'sge', 'upgrade', 'lip_backbone', 'study')
+    )
 )
 # Epochs and decays; 3x goes through the data three times in each of its epochs.
 SCHEDULES = {'1x': (12, [8, 11]), '2x': (24, [16, 22]), '3x': (12, [9, 11])}

@@ -1,0 +1,230 @@
+"""What a study trains and compares, and which of its runs are done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Iterator
+
+from mmengine.config import Config
+
+import lip_mmdet
+from lip_mmdet.errors import InputError
+from lip_mmdet.evaluation import read_json
+
+# What of a config decides what a detector becomes and finds; the rest is where it logs.
+_DECISIVE = (
+    'model',
+    'train_dataloader',
+    'test_dataloader',
+    'optim_wrapper',
+    'param_scheduler',
+    'train_cfg',
+    'custom_hooks',
+    'load_from',
+)
+# Hooks that watch a training, or carry it on, and change nothing.
+_WATCHING = ('CheckDataHook', 'LIPResumeHook', 'LIPVisualizationHook')
+# The code that decides it.
+_CODE = ('ops', 'layers', 'backbones', 'dense_heads', 'engine/resume.py')
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Attributes:
+        arm: name of the arm.
+        seed: of the training.
+        config: with the arm's changes and the seed.
+        start: the run whose detector it starts from, if the arm says so.
+        results: folder of what is kept of the study's runs.
+        work_dir: folder of what is not.
+    """
+
+    arm: str
+    seed: int
+    config: Config
+    start: Run | None
+    results: Path
+    work_dir: Path
+
+    @property
+    def name(self) -> str:
+        return f'{self.arm}:{self.seed}'
+
+    @property
+    def detections(self) -> Path:
+        """Where the detections are kept, as gzip'd COCO results."""
+        return self.results / f'{self.arm}-{self.seed}.bbox.json.gz'
+
+    @property
+    def record_file(self) -> Path:
+        return self.results / f'{self.arm}-{self.seed}.json'
+
+    def key(self) -> dict[str, Any]:
+        """Return what makes it the run that it is."""
+        decisive = {name: self.config.get(name) for name in _DECISIVE}
+        hooks = decisive['custom_hooks'] or []
+        decisive['custom_hooks'] = [hook for hook in hooks if hook['type'] not in _WATCHING]
+        key = {'config': _digest(json.dumps(decisive, sort_keys=True, default=str).encode())}
+        key['seed'] = self.seed
+        if self.start is not None:
+            key['start'] = self.start.key()
+        return key
+
+    def record(self) -> dict[str, Any] | None:
+        """Return what was recorded of it; None if it was not done, or as another run."""
+        if not (self.record_file.is_file() and self.detections.is_file()):
+            return None
+        record = read_json(self.record_file, 'record')
+        return record if record['key'] == self.key() else None
+
+
+@dataclass(frozen=True)
+class Study:
+    """Arms of a comparison.
+
+    Attributes:
+        name: of the study.
+        labels: of the arms by their names, in order.
+        runs: all of them, in the order in which they are to be done.
+        compared: pairs (arm, baseline).
+        planned: labels of what is not begun.
+        truth: annotations to score by, kept with the results.
+        annotations: files that are trained and tested on.
+        max_dets: detections of an image that count.
+        results: folder of what is kept.
+    """
+
+    name: str
+    labels: dict[str, str]
+    runs: list[Run]
+    compared: list[tuple[str, str]]
+    planned: list[str]
+    truth: Path
+    annotations: list[Path]
+    max_dets: int
+    results: Path
+
+    def of_arm(self, arm: str) -> list[Run]:
+        """Return the runs of an arm that are done."""
+        return [run for run in self.runs if run.arm == arm and run.record()]
+
+    def left(self) -> list[Run]:
+        """Return the runs that are to be done."""
+        return [run for run in self.runs if run.record() is None]
+
+    def outlook(self) -> list[str]:
+        """Return lines that say what is left, how long it will take, and what is compared."""
+        left = self.left()
+        lines = [f'{len(self.runs) - len(left)} of {len(self.runs)} runs are done']
+        if not left:
+            lines.append('nothing left')
+        else:
+            taken = {a: [r.record()['seconds'] for r in self.of_arm(a)] for a in self.labels}
+            known = [seconds for of_arm in taken.values() for seconds in of_arm]
+            lines += [f'left: {run.name}' for run in left]
+            if known:
+                seconds = sum(statistics.mean(taken[run.arm] or known) for run in left)
+                lines.append(f'about {seconds / 3600:.1f} hours, by the runs so far')
+        lines += [f'compared: {self.labels[a]} over {self.labels[b]}' for a, b in self.compared]
+        older = [run.name for run in self.runs if is_older(run.record())]
+        if older:
+            lines.append(f'by older code than there is now: {", ".join(older)}')
+        return lines + [f'planned: {label}' for label in self.planned]
+
+
+def is_older(record: dict[str, Any] | None) -> bool:
+    """Whether there is a record, of a training by other code than there is now."""
+    return record is not None and record['code'] != code_digest()
+
+
+def read_study(path: str | Path) -> Study:
+    """Read a study's config.
+
+    Args:
+        path: a Python file with ``name``; ``results``, a folder, and ``truth``, a file in it, as
+            seen from the project; ``arms``, each a dict of ``name``, ``label``, ``config`` (as seen
+            from this file), ``seeds``, perhaps ``changes`` (to the config, by dotted name) and
+            ``starts_from`` (an arm whose detector of the same seed is trained on); ``compared``,
+            pairs of arm names; perhaps ``planned`` and ``max_dets`` (100).
+
+    Raises:
+        InputError: there is no such file, or it lacks or misnames something.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f'no study at {path}; configs/study/ has those of this project')
+    content = Config.fromfile(path).to_dict()
+    lacking = [k for k in ('name', 'results', 'truth', 'arms', 'compared') if k not in content]
+    if lacking:
+        raise InputError(f'{path} lacks {", ".join(lacking)}')
+    results, work_dir = Path(content['results']), Path('work_dirs/study') / content['name']
+    runs: dict[tuple[str, int], Run] = {}
+    for arm in content['arms']:
+        for seed in arm['seeds']:
+            start = arm.get('starts_from')
+            if start is not None and (start, seed) not in runs:
+                raise InputError(f'{path}: there is no {start}:{seed} before {arm["name"]}:{seed}')
+            runs[arm['name'], seed] = Run(
+                arm['name'],
+                seed,
+                _config(path.parent / arm['config'], arm.get('changes') or {}, seed),
+                runs.get((start, seed)),
+                results,
+                work_dir / arm['name'] / str(seed),
+            )
+    labels = {arm['name']: arm.get('label', arm['name']) for arm in content['arms']}
+    unknown = {name for pair in content['compared'] for name in pair} - labels.keys()
+    if unknown:
+        raise InputError(f'{path} compares {", ".join(sorted(unknown))}, which are no arms of it')
+    return Study(
+        name=content['name'],
+        labels=labels,
+        runs=list(runs.values()),
+        compared=[tuple(pair) for pair in content['compared']],
+        planned=list(content.get('planned', ())),
+        truth=results / content['truth'],
+        annotations=sorted({file for run in runs.values() for file in _annotations(run.config)}),
+        max_dets=content.get('max_dets', 100),
+        results=results,
+    )
+
+
+def code_digest() -> str:
+    """Return a digest of the code that a training runs."""
+    root = Path(lip_mmdet.__file__).parent
+    files = [f for part in _CODE for f in ([root / part] if '.' in part else _sources(root / part))]
+    return _digest(b''.join(file.read_bytes() for file in files if file.is_file()))
+
+
+def file_digest(path: Path) -> str:
+    """Return a digest of a file."""
+    return _digest(path.read_bytes())
+
+
+def _sources(folder: Path) -> Iterator[Path]:
+    yield from sorted(folder.glob('*.py'))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _config(path: Path, changes: dict[str, Any], seed: int) -> Config:
+    if not path.is_file():
+        raise InputError(f'no config at {path}')
+    config = Config.fromfile(path)
+    config.merge_from_dict(changes)
+    config.randomness = {**(config.get('randomness') or {}), 'seed': seed}
+    return config
+
+
+def _annotations(config: Config) -> Iterator[Path]:
+    for name in ('train_dataloader', 'test_dataloader'):
+        dataset = config[name].dataset
+        yield Path(dataset.get('data_root') or '') / dataset.ann_file

@@ -1,0 +1,142 @@
+"""A study counts what is done, checks its figures, and tells what is compared."""
+
+import gzip
+import json
+
+import pytest
+from mmengine.config import Config
+from shapes import make_shapes_dataset
+from tiny_detector import run_tool, write_tiny_project
+
+import lip_mmdet.plugin  # noqa: F401
+from lip_mmdet.errors import InputError
+from lip_mmdet.study import check_figures, plan, read_study, write_results
+from lip_mmdet.study.results import score
+
+STUDY = """
+name = 'tiny'
+results = '{folder}/kept'
+truth = 'val.json'
+arms = [
+    dict(name='plain', config='tiny.py', seeds=[0, 1], changes={{'model.backbone.type': 'ResNet'}}),
+    dict(name='lip', label='with LIP', config='tiny.py', seeds=[0, 1]),
+    dict(name='more', config='tiny.py', seeds=[0], starts_from='lip'),
+]
+compared = [('lip', 'plain')]
+planned = ['something else']
+"""
+
+
+@pytest.fixture
+def study(tmp_path):
+    write_tiny_project(tmp_path)
+    (tmp_path / 'kept').mkdir()
+    (tmp_path / 'data/val.json').rename(tmp_path / 'kept/val.json')
+    (tmp_path / 'study.py').write_text(STUDY.format(folder=tmp_path.as_posix()))
+    return tmp_path / 'study.py'
+
+
+def pretend(run, study, shift):
+    """Keep what a training would: the true boxes, off by some pixels."""
+    truth = json.loads(study.truth.read_text())
+    found = [
+        dict(
+            image_id=a['image_id'],
+            category_id=a['category_id'],
+            bbox=[a['bbox'][0] + shift, *a['bbox'][1:]],
+            score=0.9 - 0.001 * a['id'],
+        )
+        for a in truth['annotations']
+    ]
+    run.detections.write_bytes(gzip.compress(json.dumps(found).encode()))
+    record = dict(key=run.key(), code=plan.code_digest(), data={}, seconds=3600)
+    record.update(figures=score(study, run.detections), mega_multiply_adds=10, milliseconds=5)
+    run.record_file.write_text(json.dumps(record))
+
+
+def test_runs_that_are_done_are_counted_and_told(study):
+    plain, other, lip, *_ = (one := read_study(study)).runs
+    assert [run.name for run in one.left()] == ['plain:0', 'plain:1', 'lip:0', 'lip:1', 'more:0']
+    pretend(plain, one, 2)
+    pretend(other, one, 3)
+    pretend(lip, one, 1)
+    lines = read_study(study).outlook()
+    assert lines == [
+        '3 of 5 runs are done',
+        'left: lip:1',
+        'left: more:0',
+        'about 2.0 hours, by the runs so far',
+        'compared: with LIP over plain',
+        'planned: something else',
+    ]
+    page = write_results(one, resamples=50).read_text()
+    assert f'| with LIP | 1 | {100 * lip.record()["figures"]["AP"]:.1f} |' in page
+    mean = 50 * sum(run.record()['figures']['AP'] for run in (plain, other))
+    assert f'| plain | 2 | {mean:.1f} ± ' in page
+    assert '| with LIP over plain | +' in page
+    assert 'To be done: lip:1, more:0.' in page
+    assert {path.name for path in one.results.glob('*.png')} == {'arms.png', 'cost.png'}
+
+
+def test_another_config_is_another_run_and_older_code_is_told(study):
+    one = read_study(study)
+    for run in one.runs:
+        pretend(run, one, 1)
+    assert 'nothing left' in read_study(study).outlook()
+    record = json.loads(one.runs[0].record_file.read_text())
+    one.runs[0].record_file.write_text(json.dumps({**record, 'code': 'another'}))
+    assert read_study(study).outlook()[-2] == 'by older code than there is now: plain:0'
+    config = study.with_name('tiny.py')
+    text = config.read_text()
+    config.write_text(text + "\nwork_dir = 'elsewhere'\n")  # decides nothing
+    assert not read_study(study).left()
+    config.write_text(text + '\ntrain_cfg = dict(max_epochs=2)\n')
+    assert len(read_study(study).left()) == 5
+    config.write_text(text)
+    study.write_text(study.read_text().replace('seeds=[0, 1])', 'seeds=[0, 1], changes=CHANGED)'))
+    changed = "CHANGED = {'optim_wrapper.optimizer.lr': 1.0}\n"
+    study.write_text(changed + study.read_text())
+    # The arm that starts from it, too.
+    assert [run.name for run in read_study(study).left()] == ['lip:0', 'lip:1', 'more:0']
+
+
+def test_figures_that_are_not_those_of_the_detections_are_refused(study):
+    one = read_study(study)
+    pretend(one.runs[0], one, 1)
+    check_figures(one)
+    record = json.loads(one.runs[0].record_file.read_text())
+    record['figures']['AP'] += 0.001
+    one.runs[0].record_file.write_text(json.dumps(record))
+    with pytest.raises(InputError, match='figures of plain:0 are not those'):
+        check_figures(one)
+
+
+@pytest.mark.parametrize(
+    ('old', 'new', 'message'),
+    [
+        ("name = 'tiny'", '', 'lacks name'),
+        ("('lip', 'plain')", "('lip', 'plane')", 'compares plane'),
+        ("starts_from='lip'", "starts_from='lipp'", 'no lipp:0 before more:0'),
+        ("config='tiny.py', seeds=[0],", "config='tine.py', seeds=[0],", 'no config at'),
+    ],
+)
+def test_a_study_at_fault_is_refused(study, old, new, message):
+    text = study.read_text()
+    assert old in text
+    study.write_text(text.replace(old, new))
+    with pytest.raises(InputError, match=message):
+        read_study(study)
+
+
+@pytest.mark.slow
+def test_a_study_is_carried_out(study, tmp_path):
+    make_shapes_dataset(tmp_path / 'data', num_train=8, num_val=6, seed=3)
+    config = Config.fromfile(study)
+    assert len(config.arms) == 3
+    run_tool('study.py', study, '--only', 'lip:1', folder=tmp_path)
+    one = read_study(study)
+    assert [run.name for run in one.left()] == ['plain:0', 'plain:1', 'lip:0', 'more:0']
+    run_tool('study.py', study, folder=tmp_path)
+    assert not read_study(study).left()
+    output = run_tool('study.py', study, '--dry-run', folder=tmp_path)
+    assert 'nothing left' in output.stdout
