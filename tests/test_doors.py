@@ -28,7 +28,7 @@ def tiny_depth(monkeypatch):
 
 
 @MODELS.register_module()
-class DepthwiseLogit(nn.Module):
+class MyLogit(nn.Module):
     """The logit module that the documentation shows."""
 
     def __init__(self, in_channels):
@@ -40,7 +40,7 @@ class DepthwiseLogit(nn.Module):
         return self.norm(self.conv(x))
 
 
-@pytest.mark.parametrize('kind', ['DepthwiseLogit', 'mmdet.DepthwiseLogit', DepthwiseLogit])
+@pytest.mark.parametrize('kind', ['MyLogit', 'mmdet.MyLogit', MyLogit])
 def test_any_module_with_in_channels_is_a_logit_module(kind):
     logit = dict(type=kind)
     nets = (
@@ -49,7 +49,7 @@ def test_any_module_with_in_channels_is_a_logit_module(kind):
     )
     for net in nets:
         train_step(net.train(), 2, 3, 64, 64)
-        assert sum(isinstance(m, DepthwiseLogit) for m in net.modules()) in (4, 7)
+        assert sum(isinstance(m, MyLogit) for m in net.modules()) in (4, 7)
         with pytest.raises(InputError, match='official names'):
             net.official_state_dict()
 

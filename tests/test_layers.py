@@ -9,6 +9,7 @@ from torch import nn
 from lip_mmdet.errors import InputError
 from lip_mmdet.layers import (
     BottleneckLogit,
+    DepthwiseLogit,
     InstanceNorm2d,
     LIPPool2d,
     LogitHead,
@@ -23,6 +24,7 @@ from lip_mmdet.ops import lip2d
 LOGITS = [
     dict(type='SimplifiedLogit'),
     dict(type='ProjectionLogit'),
+    dict(type='DepthwiseLogit'),
     dict(type='BottleneckLogit', width=64),
     dict(type='BottleneckLogit', width=256),
 ]
@@ -35,6 +37,7 @@ def shapes(module):
 def test_modules_have_the_papers_layers():
     head = {'conv.weight': (8, 8, 3, 3), 'norm.weight': (8,), 'norm.bias': (8,)}
     assert shapes(SimplifiedLogit(8)) == head
+    assert shapes(DepthwiseLogit(8)) == {**head, 'conv.weight': (8, 1, 3, 3)}
     assert shapes(ProjectionLogit(8)) == {**head, 'conv.weight': (8, 8, 1, 1)}
     assert shapes(BottleneckLogit(8, width=4)) == {
         'trunk.conv1.weight': (4, 8, 1, 1),

@@ -96,7 +96,7 @@ def test_sge_starts_behind_norms_without_weights_too():
     assert 'SGE is untrained' in line
 
 
-@pytest.mark.parametrize('logit', ['SimplifiedLogit', 'ProjectionLogit'])
+@pytest.mark.parametrize('logit', ['SimplifiedLogit', 'ProjectionLogit', 'DepthwiseLogit'])
 @pytest.mark.parametrize(
     ('source', 'net', 'pool'),
     [(ResNet, LIPResNet, 'maxpool'), (DenseNet, LIPDenseNet, 'pool0')],

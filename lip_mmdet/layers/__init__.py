@@ -9,6 +9,7 @@ from lip_mmdet.layers.instance_norm import InstanceNorm2d  # noqa: E402
 from lip_mmdet.layers.lip_pool import LIPPool2d  # noqa: E402
 from lip_mmdet.layers.logit_modules import (  # noqa: E402
     BottleneckLogit,
+    DepthwiseLogit,
     IdentityLogit,
     LogitHead,
     LogitTrunk,
@@ -23,6 +24,7 @@ from lip_mmdet.layers.soft_gate import SoftGate  # noqa: E402
 __all__ = [
     'SGE',
     'BottleneckLogit',
+    'DepthwiseLogit',
     'IdentityLogit',
     'ImportanceMap',
     'InstanceNorm2d',

@@ -10,6 +10,7 @@ module             layers                                     where the paper ha
 `SimplifiedLogit`  head with a 3x3 convolution                the stem
 `BottleneckLogit`  trunk (1x1 to `width`, 3x3), 1x1 head      the stages; `width` 128
 `ProjectionLogit`  head with a 1x1 convolution                ablation
+`DepthwiseLogit`   head with a 3x3, each channel by itself    not in it
 `IdentityLogit`    none                                       section 3.3's special cases
 =================  =========================================  ==============================
 """
@@ -96,6 +97,7 @@ class LogitHead(PoolingLogit):
         gate_coefficient: the soft gate's; None leaves the gate out (an ablation).
         init: ``'average'`` or ``'max'``, the pooling that LIP starts as or close to.
         norm_cfg: config of the norm; default: :class:`~lip_mmdet.layers.InstanceNorm2d`.
+        groups: of the convolution.
 
     Raises:
         InputError: another ``init``, or ``'max'`` where the features are not the map to pool.
@@ -109,6 +111,7 @@ class LogitHead(PoolingLogit):
         gate_coefficient: float | None = DEFAULT_GATE,
         init: str = 'average',
         norm_cfg: dict | None = None,
+        groups: int = 1,
     ) -> None:
         super().__init__()
         if init not in ('average', 'max') or (init == 'max' and in_channels != out_channels):
@@ -116,8 +119,9 @@ class LogitHead(PoolingLogit):
                 f"{type(self).__name__}: init is 'average', or 'max' where features and map have "
                 f'the same channels, not {init!r} for {in_channels} and {out_channels} channels'
             )
+        padding = kernel_size // 2
         self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False
+            in_channels, out_channels, kernel_size, padding=padding, groups=groups, bias=False
         )
         self.norm = build_norm(norm_cfg, out_channels)
         self.gate = nn.Identity() if gate_coefficient is None else SoftGate(gate_coefficient)
@@ -128,7 +132,7 @@ class LogitHead(PoolingLogit):
         """Set the weights that LIP starts from; ``init`` as given to the constructor."""
         nn.init.zeros_(self.conv.weight)
         if init == 'max':
-            nn.init.dirac_(self.conv.weight)
+            nn.init.dirac_(self.conv.weight, self.conv.groups)
         constant_init(self.norm, 1)
 
     def init_weights(self) -> None:
@@ -222,6 +226,32 @@ class ProjectionLogit(LogitHead):
         norm_cfg: dict | None = None,
     ) -> None:
         super().__init__(in_channels, in_channels, 1, gate_coefficient, init, norm_cfg)
+
+
+@MODELS.register_module()
+class DepthwiseLogit(LogitHead):
+    """A head with a 3x3 convolution of each channel by itself, ours; the cheapest with weights.
+
+    For :class:`~lip_mmdet.backbones.LIPBackbone` where a ``ProjectionLogit`` costs much: on wide
+    maps of networks whose own convolutions are depthwise. What it brings in AP is not known.
+
+    Args:
+        in_channels: channels of the map to pool, (N, in_channels, H, W).
+        gate_coefficient: the soft gate's; None leaves the gate out.
+        init: ``'average'`` or ``'max'``, the pooling that LIP starts as or close to.
+        norm_cfg: config of the norm; default: :class:`~lip_mmdet.layers.InstanceNorm2d`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        gate_coefficient: float | None = DEFAULT_GATE,
+        init: str = 'average',
+        norm_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(
+            in_channels, in_channels, 3, gate_coefficient, init, norm_cfg, groups=in_channels
+        )
 
 
 @MODELS.register_module()
