@@ -1,0 +1,5 @@
+_base_ = ['mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', '../_base_/lip_resnet.py']
+
+model = dict(backbone=_base_.lip_resnet50)
+val_evaluator = _base_.coco_limits
+test_evaluator = _base_.coco_limits
