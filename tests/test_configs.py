@@ -20,8 +20,8 @@ from lip_mmdet import config_path
 from lip_mmdet.engine.config_checks import check_data
 
 ROOT = Path(config_path())
-# Other detectors are test_detector_configs.py's, other backbones test_lip_backbone.py's, LIP-DenseNet,
-# DenseNet and SGE test_relatives_configs.py's.
+# Other detectors are test_detector_configs.py's, other backbones test_lip_backbone.py's;
+# LIP-DenseNet, DenseNet and SGE are test_relatives_configs.py's.
 CONFIGS = sorted(
     path.relative_to(ROOT).as_posix()
     for path in ROOT.glob('[!_]*/faster-rcnn*.py')

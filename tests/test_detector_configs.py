@@ -83,7 +83,8 @@ def test_the_survey_finds_backbones_and_tries_them():
     for backbone, wrong in (
         (plain, ''),
         (deformable, ''),
-        (dict(type='ResNeXt', depth=50), 'no LIP for this backbone'),
+        (dict(type='CSPNeXt', deepen_factor=0.17, widen_factor=0.125), ''),
+        (dict(type='SwinTransformer', embed_dims=24), 'InputError: LIPBackbone has no place'),
         (dict(type='ResNet', depth=7), 'InputError: LIPResNet has no depth 7'),
     ):
         tracker = dict(type='ByteTrack', detector=dict(backbone=backbone))

@@ -3,7 +3,8 @@
 tools/survey_configs.py [--out configs/README.md]
 
 A config counts as working with two lines if LIPResNet builds from its backbone's arguments as they
-stand and gives features of the same shapes. Without `--out` the table is printed; with it, it takes
+stand, or LIPBackbone around the backbone, and gives features of the same shapes; and with
+LIPBackbone gradients for all of LIP. Without `--out` the table is printed; with it, it takes
 the place of the one in the file, below the line that names this script.
 """
 
@@ -96,11 +97,22 @@ def name_of(backbone: dict) -> str:
     return f'ResNet, {backbone.get("style", "pytorch")}' if kind == 'ResNet' else kind
 
 
+TRIED: dict[str, str] = {}  # backbones that many configs share
+
+
 def what_is_wrong(backbone: dict) -> str:
-    if not name_of(backbone).startswith('ResNet,'):
-        return 'no LIP for this backbone'
+    key = repr(backbone)
+    if key not in TRIED:
+        TRIED[key] = try_lip(backbone)
+    return TRIED[key]
+
+
+def try_lip(backbone: dict) -> str:
     try:
-        same = features(backbone, 'LIPResNet') == features(backbone, 'mmdet.ResNet')
+        if name_of(backbone).startswith('ResNet,'):
+            same = features(backbone, 'LIPResNet') == features(backbone, 'mmdet.ResNet')
+        else:
+            same = wrapped_features(backbone) == features(backbone, backbone['type'])
     except Exception as error:  # what a backbone's constructor may raise is not known
         reason = ' '.join(f'{type(error).__name__}: {error}'.split())
         return reason[:100]
@@ -127,6 +139,23 @@ def features(backbone: dict, kind: str) -> list[tuple[int, ...]]:
             return shapes()
 
 
+def wrapped_features(backbone: dict) -> list[tuple[int, ...]]:
+    """Return the shapes of a backbone's features with LIP wherever it downsamples."""
+    import torch
+
+    from lip_mmdet.backbones import LIPBackbone
+    from lip_mmdet.errors import InputError
+
+    net = LIPBackbone(dict(backbone, init_cfg=None))
+    net.eval()
+    found = net(torch.rand(1, backbone.get('in_channels', 3), 128, 128))
+    sum(feature.mean() for feature in found).backward()
+    silent = [n for n, p in net.named_parameters() if p.requires_grad and p.grad is None]
+    if any('.logit.' in name for name in silent):
+        raise InputError('LIP gets no gradient')
+    return [tuple(feature.shape) for feature in found]
+
+
 def as_markdown(found: Iterator[tuple[str, str, str]], version: str) -> str:
     by_backbone: dict[str, Counter] = defaultdict(Counter)
     by_folder: dict[str, Counter] = defaultdict(Counter)
@@ -137,8 +166,8 @@ def as_markdown(found: Iterator[tuple[str, str, str]], version: str) -> str:
     works = sum(c[''] for c in by_backbone.values())
     lines = [
         f'Of the {total} configs of MMDetection {version} that name a backbone {works} become LIP '
-        'ones with these two lines: LIPResNet builds from their arguments and gives features of '
-        'the same shapes.',
+        'ones with two lines: LIPResNet builds from the arguments of a ResNet, LIPBackbone around '
+        'another backbone, and gives features of the same shapes.',
         '',
         '| backbone | configs | with two lines | otherwise |',
         '|---|---:|---:|---|',
