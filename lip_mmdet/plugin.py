@@ -19,9 +19,19 @@ from lip_mmdet.engine import (  # noqa: E402
     importance,
     launch,
     padding,
+    resume,
 )
 from lip_mmdet.engine.safe_loading import make_loading_safe  # noqa: E402
 
 make_loading_safe()
 
-__all__ = ['backbones', 'coco_metric', 'data_hook', 'importance', 'launch', 'layers', 'padding']
+__all__ = [
+    'backbones',
+    'coco_metric',
+    'data_hook',
+    'importance',
+    'launch',
+    'layers',
+    'padding',
+    'resume',
+]

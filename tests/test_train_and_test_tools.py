@@ -136,7 +136,7 @@ BAD_INPUT = {
     'cut checkpoint to resume': (('train.py', 'tiny.py', '--resume', 'cut.pth'), 'cut.pth is not'),
     'cut checkpoint to go on from': (
         ('train.py', 'tiny.py', '--work-dir', 'broken', '--resume'),
-        'cut.pth is not a whole',
+        'broken has no whole checkpoint',
     ),
     'cut ImageNet weights': (
         (

@@ -1,8 +1,9 @@
 # What every config of this package has, whatever its backbone.
 custom_imports = dict(imports=['lip_mmdet.plugin'], allow_failed_imports=False)
 
-# What MMDetection would leave out of the data, or learn wrongly, is said before it starts.
-custom_hooks = [dict(type='CheckDataHook')]
+# What MMDetection would leave out of the data, or learn wrongly, is said before it starts. A killed
+# run goes on with --resume, to the bits of one left alone.
+custom_hooks = [dict(type='CheckDataHook'), dict(type='LIPResumeHook')]
 
 # COCO scores at most 1, 10 and 100 detections an image; MMDetection's default reports AP50, AP75
 # and the area figures with 1000.

@@ -11,12 +11,12 @@ from types import ModuleType
 from typing import Iterator
 
 from mmengine.config import Config
-from mmengine.runner import find_latest_checkpoint
 
 from lip_mmdet.engine.checkpoint_fit import runners_check_fit
 from lip_mmdet.engine.config_checks import check_data
 from lip_mmdet.engine.launch import join_processes_on_cpu
 from lip_mmdet.engine.memory import keep_freed_memory
+from lip_mmdet.engine.resume import latest_checkpoint
 from lip_mmdet.engine.runner import TerseRunner
 from lip_mmdet.engine.safe_loading import check_checkpoint
 from lip_mmdet.errors import InputError
@@ -121,7 +121,7 @@ def _checkpoints_to_start_from(config: Config, args) -> Iterator[str]:
         work_dir = args.work_dir or config.get('work_dir')
         work_dir = work_dir or f'./work_dirs/{Path(args.config).stem}'
         # None if nothing was saved yet; the run then starts afresh.
-        resume = find_latest_checkpoint(work_dir) if Path(work_dir).is_dir() else None
+        resume = latest_checkpoint(work_dir)
     else:
         resume = args.resume
     if resume or config.get('load_from'):
