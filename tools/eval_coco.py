@@ -19,7 +19,7 @@ from lip_mmdet import evaluation
 from lip_mmdet.command_line import run_tool
 from lip_mmdet.errors import InputError
 from lip_mmdet.evaluation import tables
-from lip_mmdet.evaluation.collector import collector_paused
+from lip_mmdet.evaluation.coco_file import collector_paused
 from lip_mmdet.evaluation.json_file import clean
 from lip_mmdet.files import json_text, replace_on_success, write_text
 
@@ -53,25 +53,16 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--split', choices=evaluation.SPLITS, help='find the annotations of COCO')
     parser.add_argument('--data-root', metavar='DIR', default='data/coco', help='where COCO is')
-    parser.add_argument(
-        '--backend', metavar='NAME', default='auto', help='pycocotools has it compute the figures'
-    )
+    parser.add_argument('--backend', default='auto', help='pycocotools has it compute the figures')
     parser.add_argument('--classes', metavar='A,B', help='score these categories only, by name')
     parser.add_argument(
         '--max-dets', type=int, default=100, metavar='N', help='of a class in an image (COCO: 100)'
     )
     parser.add_argument(
-        '--category-shift',
-        type=int,
-        default=0,
-        metavar='N',
-        help='add N to the class ids of results',
+        '--category-shift', type=int, default=0, metavar='N', help="add N to results' class ids"
     )
     parser.add_argument(
-        '--category-positions',
-        type=int,
-        choices=(0, 1),
-        help='class ids of results are positions in the list of classes, counted from this number',
+        '--category-positions', type=int, choices=(0, 1), help='class ids of results count classes'
     )
     parser.add_argument('--as-coco', action='store_true', help="score LVIS files by COCO's rules")
 
@@ -85,9 +76,7 @@ def parse_args() -> argparse.Namespace:
         metavar='FILE',
         help='results of another detector, a file for each training; repeat it for others',
     )
-    against.add_argument(
-        '--resamples', type=int, default=1000, metavar='N', help='of the bootstrap'
-    )
+    against.add_argument('--resamples', type=int, default=1000, help='of the bootstrap')
     against.add_argument('--seed', type=int, default=0, help='of the bootstrap')
 
     output = parser.add_argument_group('output')
@@ -133,11 +122,10 @@ def main() -> None:
     args = parse_args()
     check_combination(args)
     if args.split:
-        split = evaluation.find_split(args.split, args.data_root)
-        args.ann, args.images = str(split.ann_file), args.images or str(split.image_folder)
+        ann_file, images = map(str, evaluation.find_split(args.split, args.data_root))
+        args.ann, args.images = ann_file, args.images or images
     if args.check_submission:
-        check_submission(args)
-        return
+        return check_submission(args)
     if args.config:
         files = run_inference(args)
         if files is None:
@@ -247,10 +235,9 @@ def score(args: argparse.Namespace) -> None:
         truth = evaluation.load_ground_truth(
             args.ann, as_coco=args.as_coco, masks=args.iou_type == 'segm'
         )
-        categories = chosen_categories(args, truth)
         rules = dict(
             backend=args.backend,
-            category_ids=categories,
+            category_ids=chosen_categories(args, truth),
             max_detections=evaluation.limits_up_to(args.max_dets),
         )
         notes = list(truth.notes)
@@ -334,15 +321,11 @@ def arm_names(args: argparse.Namespace) -> dict[str, list[str]]:
 
 def chosen_categories(args: argparse.Namespace, truth: evaluation.GroundTruth) -> np.ndarray | None:
     """Return the ids of the categories to score, None for all."""
-    if args.classes is None:
-        return None
-    if not isinstance(args.classes, str):  # the config's
-        return truth.categories_named(args.classes)
-    # A name may hold a comma itself.
-    names = [args.classes] if args.classes in truth.category_names.values() else [
-        name.strip() for name in args.classes.split(',')
-    ]  # fmt: skip
-    return truth.categories_named(names)
+    names = args.classes
+    if isinstance(names, str):  # else the config's; a name may hold a comma itself
+        known = names in truth.category_names.values()
+        names = [names] if known else [name.strip() for name in names.split(',')]
+    return None if names is None else truth.categories_named(names)
 
 
 def output_paths(args: argparse.Namespace) -> dict[str, Path]:

@@ -6,7 +6,6 @@ MMDetection another way. It judges by MMDetection's own rules what :mod:`lip_mmd
 
 from __future__ import annotations
 
-import os
 import os.path as osp
 import random
 from concurrent.futures import ThreadPoolExecutor
@@ -75,8 +74,7 @@ def check_data(config: Config, *loaders: str) -> list[str]:
                 views.append(None)
                 continue
             path, images, classes = _located(dataset, where)
-            file = files.setdefault(path, None) or read_coco(path)
-            files[path] = file
+            file = files[path] = files.get(path) or read_coco(path)
             check_categories(file)
             _check_same_numbers(config, loader, path, file, dataset)
             notes += _check_order(file, classes, where, _by_id(dataset))
@@ -90,7 +88,7 @@ def check_data(config: Config, *loaders: str) -> list[str]:
                 file,
                 classes,
                 dataset.get('filter_cfg') if training else None,
-                masks=_loads_masks(dataset),
+                masks=any(step.get('with_mask') for step in dataset.get('pipeline') or []),
                 indices=dataset.get('indices'),
             )
             notes += [f'warning: {where}: {note}' for note in view.notes]
@@ -288,8 +286,7 @@ def _check_scored(
             raise InputError(f'no annotation file {ann_file}: set {_evaluator(loader)}.ann_file')
         scored = file
         if osp.realpath(ann_file) != osp.realpath(path):
-            scored = files.get(ann_file) or read_coco(ann_file)
-            files[ann_file] = scored
+            scored = files[ann_file] = files.get(ann_file) or read_coco(ann_file)
             check_categories(scored)
             _check_order(scored, classes, _evaluator(loader), by_id)
         if metric.get('format_only'):
@@ -298,10 +295,6 @@ def _check_scored(
             ground_truth_of(scored)
         else:
             check_scorable(scored, classes)
-
-
-def _loads_masks(dataset: ConfigDict) -> bool:
-    return any(step.get('with_mask') for step in dataset.get('pipeline') or [])
 
 
 def _check_images(view: LoaderView, folder: str, dataset: ConfigDict, where: str) -> None:
@@ -316,7 +309,7 @@ def _check_images(view: LoaderView, folder: str, dataset: ConfigDict, where: str
     if len(names) > _ALL_IMAGES:
         names = [names[0], *random.Random(0).sample(names, _SAMPLE)]
     with ThreadPoolExecutor(32) as pool:
-        there = list(pool.map(_is_there, [osp.join(folder, name) for name in names]))
+        there = list(pool.map(osp.isfile, [osp.join(folder, name) for name in names]))
     if all(there):
         return
     count = there.count(False)
@@ -325,13 +318,6 @@ def _check_images(view: LoaderView, folder: str, dataset: ConfigDict, where: str
         f'{where}: no image {osp.join(folder, names[there.index(False)])}; {count} of {len(names)} '
         f'images{looked} are missing: put them there or set {where}.data_prefix.img'
     )
-
-
-def _is_there(path: str) -> bool:
-    try:
-        return os.path.isfile(path)
-    except ValueError:  # a null character in the name
-        return False
 
 
 def _told(view: LoaderView, where: str, path: str) -> list[str]:

@@ -15,14 +15,19 @@ from lip_mmdet.evaluation.accumulation import (
     figures,
 )
 from lip_mmdet.evaluation.breakdown import Breakdown, ap_by_size, break_down, mean_of
-from lip_mmdet.evaluation.coco_file import CocoFile, read_coco
 from lip_mmdet.evaluation.comparison import Arm, Comparison, compare, image_ap
 from lip_mmdet.evaluation.detections import Detections, detections_from, load_detections
 from lip_mmdet.evaluation.ground_truth import GroundTruth, ground_truth_from, load_ground_truth
 from lip_mmdet.evaluation.hints import limits_up_to, notes_on
 from lip_mmdet.evaluation.json_file import read_json
-from lip_mmdet.evaluation.references import Reference, find_reference, references
-from lip_mmdet.evaluation.splits import SPLITS, Split, find_split, minival_notes
+from lip_mmdet.evaluation.published import (
+    SPLITS,
+    Reference,
+    find_reference,
+    find_split,
+    minival_notes,
+    references,
+)
 from lip_mmdet.evaluation.submission import (
     check_submission,
     submission_problems,
@@ -38,12 +43,10 @@ __all__ = [
     'Arm',
     'Breakdown',
     'CocoEvaluation',
-    'CocoFile',
     'Comparison',
     'Detections',
     'GroundTruth',
     'Reference',
-    'Split',
     'Summary',
     'ap_by_size',
     'break_down',
@@ -63,7 +66,6 @@ __all__ = [
     'mean_of',
     'minival_notes',
     'notes_on',
-    'read_coco',
     'read_json',
     'references',
     'submission_problems',

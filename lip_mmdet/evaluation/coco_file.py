@@ -7,10 +7,12 @@ Python's `json` reads (NaN, lone surrogates) is read by `json`, into the same co
 
 from __future__ import annotations
 
+import gc
 import gzip
 import os
 import re
 import zlib
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, BinaryIO, Iterator, List, NoReturn, Sequence, Tuple, Union
@@ -19,7 +21,6 @@ import msgspec
 import numpy as np
 
 from lip_mmdet.errors import InputError
-from lip_mmdet.evaluation.collector import collector_paused
 from lip_mmdet.evaluation.json_file import decoded, open_file, parsed, read_all, shown
 
 # What a record has in place of a key that it lacks.
@@ -140,6 +141,18 @@ class CocoFile:
     annotations: Records | None
     categories: Records | None
     packing: str = ''
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Pause Python's cyclic collector while millions of objects are made, none of them garbage."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def read_coco(

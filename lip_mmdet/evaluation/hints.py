@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Callable
 
 import numpy as np
 
+from lip_mmdet.evaluation.matching import find_pairs
+from lip_mmdet.evaluation.overlap import Overlap, box_overlap
+
 if TYPE_CHECKING:
     from lip_mmdet.evaluation.detections import Detections
     from lip_mmdet.evaluation.ground_truth import GroundTruth
@@ -38,7 +41,7 @@ _READINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 class Sample:
-    """The best-scored detections beside the objects of their images."""
+    """The best-scored detections, of images with objects, beside these."""
 
     def __init__(
         self,
@@ -54,39 +57,41 @@ class Sample:
         if len(rows) > size:
             rows = np.sort(np.argpartition(-scores, size)[:size])
         order = np.argsort(truth.image, kind='stable')
-        start = np.searchsorted(truth.image[order], image[rows], side='left')
-        count = np.searchsorted(truth.image[order], image[rows], side='right') - start
-        fits = (np.cumsum(count) <= _PAIRS) & (count > 0)
-        rows, start, count = rows[fits], start[fits], count[fits]
-        self.rows = rows
-        self.detection = np.repeat(np.arange(len(rows)), count)
-        within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-        objects = order[np.repeat(start, count) + within]
-        self.category = category[rows]
-        self.boxes = boxes[rows]
-        self.sizes = truth.sizes_of(image[rows])
+        start, stop = (
+            np.searchsorted(truth.image[order], image[rows], side=side)
+            for side in ('left', 'right')
+        )
+        count = stop - start
+        rows = rows[(np.cumsum(count) <= _PAIRS) & (count > 0)]
+        objects = np.flatnonzero(np.isin(truth.image, image[rows]))
+        self.image, self.category, self.boxes = image[rows], category[rows], boxes[rows]
+        self.sizes = truth.sizes_of(self.image)
+        self.object_image, self.object_category = truth.image[objects], truth.category[objects]
         self.objects = truth.boxes[objects]
-        self.object_category = truth.category[objects]
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def pairs(
+        self, boxes: np.ndarray | None, category: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return detections and the objects of their class with IoU 0.5, with all without boxes."""
+        overlap: Overlap = lambda detection, target: np.ones(len(detection))  # noqa: E731
+        if boxes is not None:
+            overlap = box_overlap(boxes, self.objects, np.zeros(len(self.objects), dtype=bool))
+        detection, target, _ = find_pairs(self.image, self.object_image, overlap, 0.5)
+        same = category[detection] == self.object_category[target]
+        return detection[same], target[same]
 
     def hits(self, boxes: np.ndarray | None = None, category: np.ndarray | None = None) -> float:
         """Return the share of detections that find an object of their class, read like this."""
-        category = self.category if category is None else category
-        pairs = np.flatnonzero(category[self.detection] == self.object_category)
-        detection = self.detection[pairs]
-        boxes = (self.boxes if boxes is None else boxes)[detection]
-        found = detection[iou(boxes, self.objects[pairs]) >= 0.5]
+        found, _ = self.pairs(
+            self.boxes if boxes is None else boxes,
+            self.category if category is None else category,
+        )
         # One wrong box can find an object by chance.
         number = len(np.unique(found))
-        return number / len(self.rows) if number > 1 else 0.0
-
-
-def iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return the IoU of [x, y, width, height] boxes, pair by pair, shape (pairs,)."""
-    low = np.maximum(boxes[:, :2], others[:, :2])
-    high = np.minimum(boxes[:, :2] + boxes[:, 2:], others[:, :2] + others[:, 2:])
-    inner = np.prod(np.maximum(high - low, 0), axis=1)
-    union = np.abs(np.prod(boxes[:, 2:], axis=1)) + np.prod(others[:, 2:], axis=1) - inner
-    return np.where(inner > 0, inner / np.where(union > 0, union, 1), 0)
+        return number / len(self) if number > 1 else 0.0
 
 
 def results_hints(
@@ -105,7 +110,7 @@ def results_hints(
         source: how messages name the results.
     """
     sample = Sample(image, category, boxes, scores, truth)
-    if len(sample.rows) < 2:
+    if len(sample) < 2:
         return []
     as_given = sample.hits()
     if as_given > 0.3:
@@ -165,12 +170,13 @@ def _box_hint(sample: Sample, as_given: float) -> str:
 
 def _common_factor(sample: Sample) -> float:
     """Return the factor on all boxes that most pairs of one class agree on."""
-    pairs = np.flatnonzero(sample.category[sample.detection] == sample.object_category)
-    boxes, objects = sample.boxes[sample.detection[pairs]], sample.objects[pairs]
+    detection, target = sample.pairs(None, sample.category)
+    boxes, objects = sample.boxes[detection], sample.objects[target]
     good = (boxes[:, 2:] > 0).all(axis=1) & (objects[:, 2:] > 0).all(axis=1)
     boxes, objects = boxes[good], objects[good]
     factor = np.sqrt(np.prod(objects[:, 2:], axis=1) / np.prod(boxes[:, 2:], axis=1))
-    alike = iou(boxes * factor[:, None], objects) > 0.6
+    pairs, crowd = np.arange(len(boxes)), np.zeros(len(boxes), dtype=bool)
+    alike = box_overlap(boxes * factor[:, None], objects, crowd)(pairs, pairs) > 0.6
     return float(np.median(factor[alike])) if alike.sum() > 1 else 1.0
 
 

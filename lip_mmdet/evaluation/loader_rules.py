@@ -1,7 +1,7 @@
 """What MMDetection's `CocoDataset` does with single images and annotations.
 
-Vectorized where a file is as it should be; a record that is not is judged by the loader's own
-comparisons, in its order, so that what it takes is taken and what it stumbles over is named.
+Records are judged by the loader's own comparisons, in its order, so that what it takes is taken and
+what it stumbles over is named.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ REASONS = (
     'without area',
 )
 KEPT, OTHER_CLASS, _STUMBLES = -1, -2, -3
+# Integers from here on are no floats.
+_HUGE = 2**1024
 
 
 class Images:
@@ -123,66 +125,29 @@ def fates(
     Raises:
         InputError: MMDetection would stumble over one of them.
     """
-    width, height, sized = images.width[place], images.height[place], images.sized[place]
-    if not len(rows):
-        return np.zeros(0, dtype=np.int64)
-    boxes, areas, ignore = (objects[key] for key in ('bbox', 'area', 'ignore'))
-    every = len(rows) == len(boxes)
-    plainly = (
-        every
-        and set(map(type, boxes)) == {list}
-        and set(map(len, boxes)) == {4}
-        and set(map(type, areas)) <= {int, float}
-        and set(map(type, ignore)) <= {type(UNSET), int}
-    )
-    try:
-        table = np.array(boxes) if plainly else None
-    except ValueError:  # a list in a box
-        plainly = False
-    if plainly and table.dtype.kind in 'if' and table.ndim == 2:
-        table = table.astype(np.float64)
-        area = np.array([float(a) if abs(a) < 1e300 else np.inf for a in areas])
-        x, y, w, h = table.T
-        outside = (np.minimum(x + w, width) <= np.maximum(x, 0)) | (
-            np.minimum(y + h, height) <= np.maximum(y, 0)
-        )
-        fate = np.where(of_class, KEPT, OTHER_CLASS)
-        for code, chosen in ((3, area <= 0), (2, outside), (1, (w < 1) | (h < 1))):
-            fate[chosen & of_class] = code
-        fate[[bool(i) and i is not UNSET for i in ignore] & of_class] = 0
-        # What is not finite is compared as Python does, one by one.
-        odd = ~np.isfinite(table).all(axis=1) | ~np.isfinite(width + height) | ~np.isfinite(area)
-        odd = np.flatnonzero(odd)
-    else:
-        fate, odd = np.zeros(len(rows), dtype=np.int64), np.arange(len(rows))
+    sizes = [column[place].tolist() for column in (images.width, images.height, images.sized)]
+    fate = np.empty(len(rows), dtype=np.int64)
     keys: dict[str, list[int]] = {}
-    for place in odd.tolist():
-        row = int(rows[place])
-        fate[place] = _fate(
-            boxes[row], areas[row], ignore[row], width[place], height[place], sized[place]
-        )
-        if fate[place] == _STUMBLES:
-            key = 'bbox' if not _is_box(boxes[row]) else 'area' if sized[place] else 'image_id'
+    boxes, areas, ignore = (objects[key] for key in ('bbox', 'area', 'ignore'))
+    for number, (row, width, height, sized) in enumerate(zip(rows.tolist(), *sizes)):
+        fate[number] = _fate(boxes[row], areas[row], ignore[row], width, height, sized)
+        if fate[number] == _STUMBLES:
+            key = 'bbox' if not _is_box(boxes[row]) else 'area' if sized else 'image_id'
             keys.setdefault(key, []).append(row)
-        elif not of_class[place]:
-            fate[place] = OTHER_CLASS
     for key, found in keys.items():
         if key == 'image_id':
             objects.fail(found, key, 'that image has no width and height in pixels; add them')
         advice = 'four numbers [x, y, width, height]' if key == 'bbox' else 'a number'
         objects.fail(found, key, f'MMDetection needs {advice}; add it')
-    return fate
+    return np.where(of_class, fate, OTHER_CLASS)
 
 
 def _is_box(value: Any) -> bool:
-    try:
-        return (
-            isinstance(value, list)
-            and len(value) == 4
-            and all(isinstance(v, (int, float)) and float(v) is not None for v in value)
-        )
-    except OverflowError:
+    if not isinstance(value, list) or len(value) != 4:
         return False
+    if set(map(type, value)) == {float}:
+        return True
+    return all((is_real(v) and abs(v) < _HUGE) or v != v for v in value)
 
 
 def _fate(box: Any, area: Any, ignore: Any, width: float, height: float, sized: bool) -> int:

@@ -4,8 +4,7 @@ Only pairs of a detection and an object of the same image and class that overlap
 and they are few: they are found first (:func:`find_pairs`). COCO then lets detections choose in
 order of falling score, which is a loop over the detections of an image; here the first detections
 of all images and classes choose at once, then the second ones, for all area ranges and IoU
-thresholds together. Objects whose detections overlap no other object, most of them, need no rounds:
-at each threshold the best-scored detection that reaches it has the object.
+thresholds together.
 
 Everything that looks behind the figures reads the result instead of matching anew.
 """
@@ -13,13 +12,15 @@ Everything that looks behind the figures reads the result instead of matching an
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Sequence
+from typing import TYPE_CHECKING, Sequence
 
 import numpy as np
 
-from lip_mmdet.evaluation.detections import Detections
-from lip_mmdet.evaluation.ground_truth import GroundTruth
 from lip_mmdet.evaluation.overlap import Overlap, overlap_of
+
+if TYPE_CHECKING:
+    from lip_mmdet.evaluation.detections import Detections
+    from lip_mmdet.evaluation.ground_truth import GroundTruth
 
 # pycocotools asks for no more overlap than this, so that a threshold of 1 can be reached.
 _HIGHEST_THRESHOLD = 1 - 1e-10
@@ -159,7 +160,7 @@ def match(
     finite = np.isfinite(detections.boxes[order]).all(axis=1)
     areas = np.where(finite, detections.areas[order], np.nan)
     ignored = truth.crowd | (truth.areas < low) | (truth.areas > high)
-    taken = _choose(pair_detection, pair_object, iou, rank, truth.crowd, ignored, thresholds)
+    taken = _by_rounds(pair_detection, pair_object, iou, rank, truth.crowd, ignored, thresholds)
     # To pycocotools an annotation of id 0 looks like no match, though no other detection has it.
     taken &= ((truth.ids != 0) | ignored)[:, None, pair_object]
     return Matches(
@@ -200,62 +201,6 @@ def _in_order(
     rows, rank = by_image[counts], rank[counts]
     order = np.lexsort((-scores[rows], category[rows]))
     return rows[order], rank[order]
-
-
-def _choose(
-    detection: np.ndarray,
-    target: np.ndarray,
-    iou: np.ndarray,
-    rank: np.ndarray,
-    crowd: np.ndarray,
-    ignored: np.ndarray,
-    thresholds: np.ndarray,
-) -> np.ndarray:
-    """Return which pairs match, shape (A, T, P); the thresholds are sorted."""
-    taken = np.zeros((len(ignored), len(thresholds), len(detection)), dtype=bool)
-    rivals = np.bincount(detection)[detection] > 1 if len(detection) else np.zeros(0, bool)
-    contested = np.zeros(len(crowd), dtype=bool)
-    contested[target[rivals]] = True
-    contested = contested[target]
-    alone = np.flatnonzero(~contested)
-    if alone.size:
-        taken[:, :, alone] = _first_to_reach(
-            np.searchsorted(thresholds, iou[alone], side='right'),
-            target[alone],
-            crowd,
-            len(thresholds),
-        )
-    rest = np.flatnonzero(contested)
-    if rest.size:
-        taken[:, :, rest] = _by_rounds(
-            detection[rest], target[rest], iou[rest], rank, crowd, ignored, thresholds
-        )
-    return taken
-
-
-def _first_to_reach(
-    level: np.ndarray, target: np.ndarray, crowd: np.ndarray, count: int
-) -> np.ndarray:
-    """Match objects that share no detection: each goes to the first that reaches the threshold.
-
-    Args:
-        level: how many of the sorted thresholds the pair reaches, in the detections' order.
-        target: the object of each pair.
-        crowd: whether an object is a crowd, which all detections may have.
-        count: of thresholds.
-
-    Returns:
-        Matches, shape (T, pairs).
-    """
-    order = np.argsort(target, kind='stable')
-    # The highest level before each pair of the same object, by numbers that grow with the object.
-    base = np.cumsum(np.diff(target[order], prepend=-1) != 0) * (count + 1)
-    highest = np.maximum.accumulate(base + level[order])
-    reached = np.empty_like(level)
-    reached[order] = np.maximum(np.concatenate([[0], highest[:-1]]) - base, 0)
-    reached[crowd[target]] = 0
-    thresholds = np.arange(count)[:, None]
-    return (reached <= thresholds) & (thresholds < level)
 
 
 def _by_rounds(

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Callable
 
 import numpy as np
 
-from lip_mmdet.evaluation.masks import Masks
-
 if TYPE_CHECKING:
     from lip_mmdet.evaluation.detections import Detections
     from lip_mmdet.evaluation.ground_truth import GroundTruth
+    from lip_mmdet.evaluation.masks import Masks
 
 # IoU of the pairs (detections, objects), both as rows, shape (pairs,). An object that is a crowd
 # has no say in the size of the union.

@@ -14,7 +14,7 @@ from typing import Sequence, Tuple
 
 import numpy as np
 
-from lip_mmdet.evaluation.accumulation import AP_FIGURES, RECALL_LEVELS, CocoEvaluation
+from lip_mmdet.evaluation.accumulation import RECALL_LEVELS, CocoEvaluation
 from lip_mmdet.evaluation.matching import Matches
 
 # Weightings that take the steps together, and numbers in the arrays that this makes: 64 MB.
@@ -68,18 +68,12 @@ def weighted_figures(
     """
     # An image more, the last, that weighs nothing.
     weights = np.concatenate([weights, np.zeros_like(weights[:1])]).astype(np.float32)
-    matches = evaluation.matches
-    ap = [_area_ap(matches, area, weights) for area in range(len(matches.ignored))]
-    rows = {
-        'AP': ap[0],
-        'AP50': ap[0][np.isclose(evaluation.iou_thresholds, 0.5)],
-        'AP75': ap[0][np.isclose(evaluation.iou_thresholds, 0.75)],
-        'APS': ap[1],
-        'APM': ap[2],
-        'APL': ap[3],
-    }
-    rows = [_mean(rows[name].reshape(-1, weights.shape[1])) for name in AP_FIGURES]
-    return np.stack(rows), ap[0].mean(axis=0)
+    ap = _area_ap(evaluation.matches, 0, weights)
+    by_class = ap.mean(axis=0)
+    chosen = (np.isclose(evaluation.iou_thresholds, threshold) for threshold in (0.5, 0.75))
+    rows = [_mean(ap), *(_mean(ap[thresholds]) for thresholds in chosen)]
+    rows += [_mean(_area_ap(evaluation.matches, area, weights)) for area in (1, 2, 3)]
+    return np.stack(rows), by_class
 
 
 def _area_ap(matches: Matches, area: int, weights: np.ndarray) -> np.ndarray:
@@ -198,9 +192,9 @@ def _running_totals(weights: np.ndarray, images: np.ndarray, cuts: np.ndarray) -
     return totals
 
 
-def _mean(values: np.ndarray) -> np.ndarray:
-    """Mean over rows, where they are defined; NaN where none is."""
-    defined = ~np.isnan(values)
-    count = defined.sum(axis=0)
-    total = np.where(defined, values, 0).sum(axis=0)
+def _mean(ap: np.ndarray) -> np.ndarray:
+    """Mean over thresholds and categories, where it is defined; NaN where it is nowhere."""
+    defined = ~np.isnan(ap)
+    count = defined.sum(axis=(0, 1))
+    total = ap.sum(axis=(0, 1), where=defined)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)

@@ -7,7 +7,7 @@ from typing import Any, Sequence
 
 from lip_mmdet.evaluation.breakdown import Breakdown
 from lip_mmdet.evaluation.comparison import Arm, Comparison
-from lip_mmdet.evaluation.references import Reference, differences
+from lip_mmdet.evaluation.published import Reference, differences
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from rich.text import Text
 from lip_mmdet.evaluation.accumulation import AP_FIGURES, recall_names
 from lip_mmdet.evaluation.breakdown import Breakdown
 from lip_mmdet.evaluation.comparison import Comparison
-from lip_mmdet.evaluation.references import differences
+from lip_mmdet.evaluation.published import differences
 from lip_mmdet.evaluation.summary import Summary
 
 # A row of a table: its label and its cells.

@@ -25,7 +25,7 @@ from lip_mmdet.evaluation import (
     tables,
 )
 from lip_mmdet.evaluation.error_types import ERROR_TYPES, ErrorBreakdown, break_down_errors
-from lip_mmdet.evaluation.references import differences
+from lip_mmdet.evaluation.published import differences
 from lip_mmdet.evaluation.tables import percent
 from lip_mmdet.files import replace_on_success, write_bytes, write_text
 from lip_mmdet.visualization import curves

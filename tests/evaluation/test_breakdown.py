@@ -13,7 +13,7 @@ from test_backends import box, dataset, pycocotools
 from lip_mmdet import evaluation
 from lip_mmdet.errors import InputError
 from lip_mmdet.evaluation import judge, tables
-from lip_mmdet.evaluation.references import differences
+from lip_mmdet.evaluation.published import differences
 
 
 @pytest.fixture(scope='module')
@@ -139,11 +139,9 @@ def test_minival_is_found_under_either_name_and_its_size_is_checked(tmp_path):
         evaluation.find_split('minival', tmp_path)
     old, new = (annotations / f'instances_{name}.json' for name in ('minival2014', 'val2017'))
     old.write_text('{}')
-    assert evaluation.find_split('minival', tmp_path).ann_file == old
-    assert evaluation.find_split('minival', tmp_path).image_folder == tmp_path / 'val2014'
+    assert evaluation.find_split('minival', tmp_path) == (old, tmp_path / 'val2014')
     new.write_text('{}')
-    assert evaluation.find_split('minival', tmp_path).ann_file == new
-    assert evaluation.find_split('minival', tmp_path).image_folder == tmp_path / 'val2017'
+    assert evaluation.find_split('minival', tmp_path) == (new, tmp_path / 'val2017')
 
     def notes(images, categories):
         content = dict(

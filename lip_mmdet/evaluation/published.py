@@ -1,14 +1,20 @@
-"""Finding COCO's minival and test-dev on disk, minival under either of its names."""
+"""COCO's splits on disk, and published results to stand beside measured ones.
+
+minival goes by either of its names; ``data/published.json`` names each result's source.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from lip_mmdet.errors import InputError
 from lip_mmdet.evaluation.ground_truth import GroundTruth
 
+_FILE = Path(__file__).resolve().parent / 'data' / 'published.json'
 # Annotation file to image folder, the first that is there counts. minival2014 and val2017 are the
 # same images; the older split lies within val2014. test-dev is a part of test2017.
 _SPLITS = {
@@ -24,13 +30,63 @@ _MINIVAL_SIZE = (5000, 80)
 
 
 @dataclass(frozen=True)
-class Split:
-    """Where a split lies.
+class Reference:
+    """One published row.
 
     Attributes:
-        ann_file: its annotations.
-        image_folder: its images, which need not be there to score results.
+        name: what ``--reference`` takes.
+        title: backbone and detector.
+        split: ``'minival'`` (val2017) or ``'test-dev'``.
+        figures: fractions, for the figures that were published.
+        source: where.
     """
+
+    name: str
+    title: str
+    split: str
+    figures: dict[str, float]
+    source: str
+
+
+def references() -> dict[str, Reference]:
+    """Return the published rows by name."""
+    rows = json.loads(_FILE.read_text(encoding='utf-8'))
+    return {
+        name: Reference(
+            name=name,
+            title=row['title'],
+            split=row['split'],
+            figures={figure: percent / 100 for figure, percent in row['figures'].items()},
+            source=row['source'],
+        )
+        for name, row in rows.items()
+    }
+
+
+def find_reference(name: str) -> Reference:
+    """Return one published row.
+
+    Raises:
+        InputError: no row of that name; the message lists the names.
+    """
+    rows = references()
+    if name.lower() not in rows:
+        raise InputError(f'unknown reference {name!r}; there are {", ".join(rows)}')
+    return rows[name.lower()]
+
+
+def differences(
+    measured: dict[str, float | None], reference: dict[str, float]
+) -> dict[str, float | None]:
+    """Return measured minus published, None where either is missing."""
+    return {
+        name: None if value is None or name not in reference else value - reference[name]
+        for name, value in measured.items()
+    }
+
+
+class Split(NamedTuple):
+    """Where a split lies: its annotations, and its folder of images, which need not be there."""
 
     ann_file: Path
     image_folder: Path
