@@ -60,6 +60,9 @@ def break_down(
     evaluation: CocoEvaluation, ground_truth: GroundTruth, detections: Detections
 ) -> Breakdown:
     """Derive every reported number from an evaluation of ``detections``."""
+    ids = evaluation.category_ids
+    objects = _by_category(ground_truth.category[~ground_truth.crowd], ids)
+    found = _by_category(detections.category, ids)
     return Breakdown(
         backend=evaluation.backend,
         figures=figures(evaluation),
@@ -68,10 +71,10 @@ def break_down(
                 'id': category,
                 'name': ground_truth.category_names[category],
                 **figures(evaluation, position),
-                'objects': int(np.sum((ground_truth.category == category) & ~ground_truth.crowd)),
-                'detections': int(np.sum(detections.category == category)),
+                'objects': objects[position],
+                'detections': found[position],
             }
-            for position, category in enumerate(evaluation.category_ids.tolist())
+            for position, category in enumerate(ids.tolist())
         ],
         per_iou=[
             {
@@ -143,6 +146,11 @@ def _counts(
         'crowds': _by_area(truth.areas[counted & truth.crowd]),
         'detections': _by_area(detections.areas[found]),
     }
+
+
+def _by_category(category: np.ndarray, ids: np.ndarray) -> list[int]:
+    of_these = category[np.isin(category, ids)]
+    return np.bincount(np.searchsorted(ids, of_these), minlength=len(ids)).tolist()
 
 
 def _by_area(areas: np.ndarray) -> dict[str, int]:
