@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Sequence
 
 import numpy as np
@@ -89,8 +89,7 @@ class Comparison:
 
     def as_json(self) -> dict[str, Any]:
         """Return what ``--out-json`` holds of it, with the images that differ most."""
-        content = asdict(self)
-        return {**content, 'per_image': self.per_image[:_MOST]}
+        return asdict(replace(self, per_image=self.per_image[:_MOST]))
 
 
 def compare(
@@ -132,7 +131,7 @@ def mean_known(values: Sequence[float | None]) -> float | None:
 
 
 class _Drawn:
-    """The figures of an arm, and what they are on the resamples, shape (figures, B)."""
+    """Each figure of an arm, and what it is on the resamples, shape (B,)."""
 
     def __init__(
         self,
@@ -142,16 +141,13 @@ class _Drawn:
     ) -> None:
         count, resamples = len(arm.runs), drawn[0][0].shape[1]
         share = random.multinomial(count, np.full(count, 1 / count), resamples).T / count
+        by_figure, by_class = (_of_trainings(np.stack(column), share) for column in zip(*drawn))
         self.arm = arm
-        self.figures = [row['mean'] for row in arm.figures().values()]
-        self.by_class = [
-            mean_known([figures(run, number)['AP'] for run in arm.runs])
-            for number in range(len(arm.runs[0].category_ids))
-        ]
+        self.figures = list(zip([row['mean'] for row in arm.figures().values()], by_figure))
+        classes = range(len(arm.runs[0].category_ids))
+        ap = [mean_known([figures(run, number)['AP'] for run in arm.runs]) for number in classes]
+        self.by_class = list(zip(ap, by_class))
         self.by_image = np.mean([image_ap(run) for run in arm.runs], axis=0)
-        self.drawn_figures, self.drawn_by_class = (
-            _of_trainings(np.stack(column), share) for column in zip(*drawn)
-        )
 
 
 def _of_trainings(values: np.ndarray, share: np.ndarray) -> np.ndarray:
@@ -223,11 +219,6 @@ def _compared(
     confidence: float,
     seed: int,
 ) -> Comparison:
-    def row(name: str, at: int) -> dict[str, float | None]:
-        values = [getattr(arm, name)[at] for arm in (ours, theirs)]
-        drawn = getattr(ours, f'drawn_{name}')[at] - getattr(theirs, f'drawn_{name}')[at]
-        return _row(*values, drawn, confidence)
-
     images = np.flatnonzero(~np.isnan(ours.by_image))
     per_image = [
         {
@@ -239,12 +230,15 @@ def _compared(
     ]
     categories = ours.arm.runs[0].category_ids.tolist()
     per_class = [
-        {'id': category, 'name': truth.category_names[category], **row('by_class', number)}
-        for number, category in enumerate(categories)
+        {'id': category, 'name': truth.category_names[category], **_row(*both, confidence)}
+        for category, *both in zip(categories, ours.by_class, theirs.by_class)
     ]
     return Comparison(
         name=theirs.arm.name,
-        figures={name: row('figures', number) for number, name in enumerate(AP_FIGURES)},
+        figures={
+            name: _row(*both, confidence)
+            for name, *both in zip(AP_FIGURES, ours.figures, theirs.figures)
+        },
         per_class=_largest_first(per_class),
         per_image=_largest_first(per_image),
         resamples=resamples,
@@ -273,14 +267,15 @@ def _differing(measured: float | None, baseline: float | None) -> dict[str, floa
 
 
 def _row(
-    measured: float | None, baseline: float | None, drawn: np.ndarray, confidence: float
+    ours: tuple[float | None, np.ndarray], theirs: tuple[float | None, np.ndarray], level: float
 ) -> dict[str, float | None]:
-    row = _differing(measured, baseline)
+    row = _differing(ours[0], theirs[0])
     # A resample may lack a rare category or area; the interval is of those that have it.
+    drawn = ours[1] - theirs[1]
     drawn = drawn[~np.isnan(drawn)]
     if row['difference'] is None or not drawn.size:
         return {**row, 'low': None, 'high': None, 'sign_turns': None}
-    tail = (1 - confidence) / 2
+    tail = (1 - level) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
     turned = np.mean(np.sign(drawn) != np.sign(row['difference']))
     return {**row, 'low': float(low), 'high': float(high), 'sign_turns': float(turned)}
