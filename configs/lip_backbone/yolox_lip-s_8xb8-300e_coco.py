@@ -1,7 +1,11 @@
 _base_ = 'mmdet::yolox/yolox_s_8xb8-300e_coco.py'
 
 custom_imports = dict(imports=['lip_mmdet.plugin'], allow_failed_imports=False)
-custom_hooks = [*_base_.custom_hooks, dict(type='CheckDataHook')]
+custom_hooks = [
+    *_base_.custom_hooks,
+    dict(type='CheckDataHook'),
+    dict(type='LIPResumeHook'),
+]
 model = dict(backbone=dict(_delete_=True, type='LIPBackbone', backbone=_base_.model.backbone))
 # As COCO scores; see ../_base_/plugin.py.
 val_evaluator = dict(proposal_nums=(1, 10, 100))
