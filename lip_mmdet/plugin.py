@@ -1,7 +1,7 @@
 """Everything MMDetection gets to know of this package, by importing this module.
 
 In a config: ``custom_imports = dict(imports=['lip_mmdet.plugin'])``. That registers the backbones,
-layers, the metric and the hooks, and lets checkpoints that MMEngine's Runner saved
+layers, the dense head, the metric and the hooks, and lets checkpoints that MMEngine's Runner saved
 be loaded on torch >= 2.6.
 
 Raises:
@@ -12,7 +12,7 @@ from lip_mmdet.dependencies import NEEDED, require
 
 require(*NEEDED)
 
-from lip_mmdet import backbones, layers  # noqa: E402
+from lip_mmdet import backbones, dense_heads, layers  # noqa: E402
 from lip_mmdet.engine import (  # noqa: E402
     coco_metric,
     data_hook,
@@ -29,6 +29,7 @@ __all__ = [
     'backbones',
     'coco_metric',
     'data_hook',
+    'dense_heads',
     'importance',
     'launch',
     'layers',
