@@ -137,7 +137,7 @@ def test_missing_imagenet_weights_say_so_before_training(name, tmp_path, monkeyp
         model.init_weights()
 
 
-@pytest.mark.parametrize('folder', ['sge', 'densenet'])
+@pytest.mark.parametrize('folder', ['sge', 'densenet', 'musu'])
 def test_each_config_stands_in_the_folders_table_and_metafile(folder):
     configs = {path.stem for path in (ROOT / folder).glob('*.py')}
     metafile = mmengine.load(ROOT / folder / 'metafile.yml')
