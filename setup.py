@@ -54,6 +54,8 @@ setup(
         'matplotlib>=3.7',
     ],
     extras_require={
+        # What tools/export_onnx.py needs.
+        'export': ['onnx', 'onnxscript', 'onnxruntime'],
         # What `mim install` adds to the requirements.
         'mim': (ROOT / 'requirements' / 'mminstall.txt').read_text(encoding='utf-8').split(),
     },

@@ -312,12 +312,10 @@ def test_a_full_disk_names_the_last_good_checkpoint(tmp_path, monkeypatch):
 def test_a_detector_survives_twenty_kills(tmp_path):
     """MMDetection's command, killed with its workers at seeded moments of the clock."""
     config = write_tiny_project(tmp_path)
-    config.write_text(
-        config.read_text()
-        + 'default_hooks = dict(checkpoint=dict(save_best="coco/bbox_mAP", max_keep_ckpts=1))\n'
-        'train_cfg = dict(max_epochs=4, val_interval=2)\n'
-        'train_dataloader = dict(num_workers=2, persistent_workers=True)\n'
-    )
+    workers = 'num_workers=2, persistent_workers=True'
+    text = config.read_text().replace('num_workers=0, persistent_workers=False', workers, 1)
+    text = text.replace('max_epochs=1, val_interval=1', 'max_epochs=4, val_interval=2')
+    config.write_text(text.replace('save_optimizer=True', "save_optimizer=True, save_best='auto'"))
     start = time.monotonic()
     run_tool('train.py', config, '--work-dir', tmp_path / 'whole', folder=tmp_path)
     whole, kills, runs = time.monotonic() - start, 0, 0

@@ -1,17 +1,21 @@
-"""LIP-ResNet, fused and as released, against MMDetection's ResNet."""
+"""LIP-ResNet, fused and as released, against MMDetection's ResNet; in onnxruntime too."""
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Callable
 
 import torch
 from torch import nn
 
 from lip_mmdet.benchmark.measure import interleave, peak_memory, summarize
+from lip_mmdet.errors import InputError
 
 EVAL_SHAPE = (1, 3, 800, 1344)
 TRAIN_SHAPE = (2, 3, 480, 640)
 BACKBONES = ('ResNet', 'LIP composed', 'LIP fused')
+EXPORTED = ('ResNet onnxruntime', 'LIP onnxruntime')
 
 
 def measure_backbones(
@@ -23,6 +27,7 @@ def measure_backbones(
     repeats: int = 5,
     memory: bool = False,
     shape: tuple[int, int, int, int] | None = None,
+    exported: bool = False,
 ) -> list[dict]:
     """Time the backbones in turn.
 
@@ -36,16 +41,18 @@ def measure_backbones(
         repeats: timed runs of each.
         memory: measure peak memory too.
         shape: of the images; default: those of the targets.
+        exported: time both networks as ONNX files in onnxruntime, too; eval on the CPU only.
 
     Returns:
         One row for each: milliseconds, ratio to ResNet, peak memory and its ratio.
     """
     shape = shape or (TRAIN_SHAPE if training else EVAL_SHAPE)
     options = (depth, training, layout, dtype, device, shape)
-    cases = {name: build(name, *options) for name in BACKBONES}
+    names = BACKBONES + EXPORTED if exported else BACKBONES
+    cases = {name: build(name, *options) for name in names}
     rows = summarize(interleave(cases, repeats, device), baseline='ResNet')
     del cases
-    peaks = {n: peak_memory(build, (n, *options), device) for n in BACKBONES} if memory else {}
+    peaks = {n: peak_memory(build, (n, *options), device) for n in names} if memory else {}
     for row in rows:
         row.update(
             depth=depth,
@@ -69,8 +76,14 @@ def build(
     device: str,
     shape: tuple[int, int, int, int],
 ) -> Callable[[], object]:
-    """Build one of :data:`BACKBONES` and its images; return what runs it once."""
+    """Build one of :data:`BACKBONES` or :data:`EXPORTED`, and its images; return what runs it once.
+
+    Raises:
+        InputError: onnxruntime is missing, or asked for a training step.
+    """
     torch.manual_seed(0)
+    if name in EXPORTED:
+        return _exported(name, depth, training, shape)
     net = _network(name, depth, layout).to(device)
     net.train(training)
     images = torch.rand(shape, device=device)
@@ -89,13 +102,30 @@ def build(
     return run if training else torch.no_grad()(run)
 
 
+def _exported(
+    name: str, depth: int, training: bool, shape: tuple[int, int, int, int]
+) -> Callable[[], object]:
+    from lip_mmdet.engine.export import export_onnx, onnx_runner
+
+    if training:
+        raise InputError('onnxruntime runs no training step; add --mode eval')
+    net = _network(name.replace('LIP', 'LIP composed'), depth, 'contiguous')
+    net.eval()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, 'net.onnx')
+        export_onnx(net, path)
+        run = onnx_runner(path, threads=torch.get_num_threads())
+    images = torch.rand(shape).numpy()
+    return lambda: run(images)
+
+
 def _network(name: str, depth: int, layout: str) -> nn.Module:
     from mmdet.models import ResNet
 
     from lip_mmdet.backbones import LIPResNet
     from lip_mmdet.layers import LogitHead
 
-    if name == 'ResNet':
+    if name.startswith('ResNet'):
         return ResNet(depth, norm_eval=False)
     channels_last = {'contiguous': False, 'channels_last': True}.get(layout)
     implementation = name.split()[1]

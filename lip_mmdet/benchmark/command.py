@@ -63,6 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
                             device,
                             max(2, args.repeats // 3),
                             args.memory,
+                            exported=args.runtime == 'onnxruntime',
                         )
                         _show('backbones', group)
                         rows += group
@@ -82,6 +83,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--depths', type=int, nargs='+', choices=DEPTHS, default=[50])
     parser.add_argument('--mode', choices=['eval', 'train', 'both'], default='both')
     parser.add_argument('--layouts', nargs='+', choices=LAYOUTS, default=LAYOUTS)
+    parser.add_argument(
+        '--runtime',
+        choices=['torch', 'onnxruntime'],
+        default='torch',
+        help='onnxruntime: time the backbones there, too (with --mode eval)',
+    )
     parser.add_argument('--memory', action='store_true', help='measure peak memory of backbones')
     parser.add_argument('--out-json', help='write all figures here')
     return parser

@@ -1,0 +1,235 @@
+"""Backbone and neck of a detector as an ONNX file, in float32 or with convolutions in int8.
+
+A file is written only after it was run beside PyTorch and came close enough. Needs the packages of
+``pip install lip-mmdet[export]``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import Callable, Sequence
+
+import numpy as np
+import torch
+from mmdet.apis import init_detector
+from mmdet.utils import get_test_pipeline_cfg
+from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from torch import Tensor, nn
+
+from lip_mmdet.engine.safe_loading import check_checkpoint
+from lip_mmdet.errors import InputError
+from lip_mmdet.files import replace_on_success
+
+# Images (N, C, H, W) at which a file is compared with PyTorch; neither need divide by 32.
+SIZES = ((1, 3, 256, 320), (2, 3, 203, 317), (1, 3, 480, 352))
+LARGEST_DIFFERENCE = 1e-4  # over the largest value of the level
+LEAST_COSINE = 0.99
+_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff')
+
+
+class Features(nn.Module):
+    """What a detector sees in a batch of normalised images, (N, 3, H, W): a tuple of its levels."""
+
+    def __init__(self, detector: nn.Module) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.detector.extract_feat(images))
+
+
+def load_features(config: Config, checkpoint: str | os.PathLike) -> Features:
+    """Build the detector of a config with its weights, in eval mode on the CPU.
+
+    Raises:
+        InputError: the checkpoint is missing or unusable.
+    """
+    check_checkpoint(checkpoint)
+    return Features(init_detector(config, str(checkpoint), device='cpu')).eval()
+
+
+def export_onnx(features: nn.Module, out: str | os.PathLike) -> dict[str, float]:
+    """Write backbone and neck for any batch, height and width.
+
+    Args:
+        features: of a detector, or a backbone; its input is the normalised batch that
+            ``extract_feat`` takes.
+        out: the file; its input is ``images``, its outputs are named by their strides.
+
+    Returns:
+        The largest difference to PyTorch over :data:`SIZES`, over the largest value, by level.
+
+    Raises:
+        InputError: a package is missing, PyTorch is too old, or a level differs too much.
+    """
+    _require_packages()
+    images = torch.zeros(2, 3, 256, 384)
+    with torch.no_grad():
+        names = _level_names(images, features(images))
+    dim = torch.export.Dim
+    dynamic = {0: dim('batch'), 2: dim('height', min=64), 3: dim('width', min=64)}
+    # It names every optional package that it does not find.
+    logging.getLogger('torch.onnx').setLevel(logging.ERROR)
+    with replace_on_success(out) as temporary, warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # of PyTorch's to its own exporter
+        torch.onnx.export(
+            features,
+            (images,),
+            str(temporary),
+            dynamo=True,
+            external_data=False,
+            input_names=['images'],
+            output_names=names,
+            dynamic_shapes=(dynamic,),
+            verbose=False,
+        )
+        run = onnx_runner(temporary)
+        generator = torch.Generator().manual_seed(0)
+        differences = dict.fromkeys(names, 0.0)
+        for size in SIZES:
+            batch = torch.randn(size, generator=generator)
+            with torch.no_grad():
+                levels = features(batch)
+            for name, value, expected in zip(names, run(batch.numpy()), levels):
+                scale = expected.abs().max()
+                difference = ((torch.from_numpy(value) - expected).abs().max() / scale).item()
+                differences[name] = max(differences[name], difference)
+        worst = max(differences, key=differences.get)
+        if not differences[worst] <= LARGEST_DIFFERENCE:
+            raise InputError(
+                f'{out} was not written: {worst} differs from PyTorch by {differences[worst]:.1e} '
+                f'of its largest value, more than {LARGEST_DIFFERENCE:.0e}'
+            )
+    return differences
+
+
+def export_int8(
+    model: str | os.PathLike, out: str | os.PathLike, batches: Sequence[np.ndarray]
+) -> dict[str, float]:
+    """Quantize the convolutions of an exported file, each channel's weights on their own.
+
+    Other operators stay in float32, for with all of them in int8 LIP's features are ruined.
+
+    Args:
+        model: from :func:`export_onnx`.
+        out: the file to write.
+        batches: normalised images, (1, 3, H, W) float32; every fourth is held out, the others
+            calibrate the activations' ranges.
+
+    Returns:
+        The least cosine between the features of both files, over the images held out, by level.
+
+    Raises:
+        InputError: fewer than four images, or a level is under :data:`LEAST_COSINE`.
+    """
+    _require_packages()
+    from onnxruntime import quantization
+
+    if len(batches) < 4:
+        raise InputError(
+            f'--int8 needs at least 4 images, one of them to judge; got {len(batches)}'
+        )
+    held_out = batches[3::4]
+    calibration = iter([b for i, b in enumerate(batches) if i % 4 != 3])
+
+    class Reader(quantization.CalibrationDataReader):
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            batch = next(calibration, None)
+            return None if batch is None else {'images': batch}
+
+    with replace_on_success(out) as temporary:
+        logging.disable(logging.WARNING)  # its advice to run a step that changes nothing here
+        try:
+            quantization.quantize_static(
+                str(model),
+                str(temporary),
+                Reader(),
+                op_types_to_quantize=['Conv'],
+                per_channel=True,
+            )
+        finally:
+            logging.disable(logging.NOTSET)
+        run, run_float = onnx_runner(temporary), onnx_runner(model)
+        cosines = dict.fromkeys(run.names, 1.0)
+        for batch in held_out:
+            for name, value, expected in zip(run.names, run(batch), run_float(batch)):
+                norms = np.linalg.norm(value) * np.linalg.norm(expected)
+                cosine = float(np.vdot(value, expected) / norms)
+                cosines[name] = min(cosines[name], cosine)
+        worst = min(cosines, key=cosines.get)
+        if not cosines[worst] >= LEAST_COSINE:
+            raise InputError(
+                f'{out} was not written: {worst} in int8 has a cosine of {cosines[worst]:.3f} to '
+                f'float32 on the images held out, under {LEAST_COSINE}'
+            )
+    return cosines
+
+
+def read_images(config: Config, features: Features, folder: str | os.PathLike) -> list[np.ndarray]:
+    """Read a folder's images, in order of name, as the config's test pipeline and model do.
+
+    Returns:
+        Normalised batches of one, (1, 3, H, W) float32.
+
+    Raises:
+        InputError: no folder, no images in it, or one that cannot be read.
+    """
+    folder = Path(folder)
+    paths = sorted(p for p in folder.glob('*') if p.suffix.lower() in _SUFFIXES)
+    if not paths:
+        raise InputError(f'{folder} is no folder with images')
+    steps = get_test_pipeline_cfg(config.copy())
+    pipeline = Compose([step for step in steps if 'LoadAnnotations' not in str(step['type'])])
+    batches = []
+    for number, path in enumerate(paths):
+        try:
+            data = pseudo_collate([pipeline(dict(img_path=str(path), img_id=number))])
+        except Exception as error:  # of whatever reads images here
+            raise InputError(f'{path} cannot be read as an image: {error}') from error
+        inputs = features.detector.data_preprocessor(data, training=False)['inputs']
+        batches.append(inputs.numpy().astype(np.float32))
+    return batches
+
+
+def onnx_runner(path: str | os.PathLike, threads: int = 0) -> Callable[[np.ndarray], list]:
+    """Return what runs an exported file on a batch; its ``names`` are those of the outputs.
+
+    Args:
+        path: the file.
+        threads: of the CPU; 0 leaves that to onnxruntime.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
+
+    def run(batch: np.ndarray) -> list[np.ndarray]:
+        return session.run(None, {'images': batch})
+
+    run.names = [output.name for output in session.get_outputs()]
+    return run
+
+
+def _level_names(images: Tensor, levels: Sequence[Tensor]) -> list[str]:
+    strides = [round(images.shape[3] / level.shape[3]) for level in levels]
+    return [f'stride{s}' if strides.count(s) == 1 else f'level{i}' for i, s in enumerate(strides)]
+
+
+def _require_packages() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f'export needs {error.name}: pip install "lip-mmdet[export]", or pip install onnx '
+            'onnxscript onnxruntime'
+        ) from error
+    if tuple(map(int, torch.__version__.split('.')[:2])) < (2, 6):
+        raise InputError(f'export needs torch >= 2.6, not {torch.__version__}')

@@ -1,0 +1,114 @@
+"""What leaves for other places: ONNX files that say what PyTorch says, checkpoints to hand on."""
+
+import hashlib
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from tiny_detector import run_tool, write_tiny_project
+
+import lip_mmdet.plugin  # noqa: F401
+from lip_mmdet.engine import export
+from lip_mmdet.engine.publish import publish
+from lip_mmdet.errors import InputError
+
+
+@pytest.fixture(scope='module')
+def detector(tmp_path_factory):
+    """A config and a checkpoint of it, as a training run saves one."""
+    from mmdet.registry import MODELS
+
+    folder = tmp_path_factory.mktemp('export')
+    config = write_tiny_project(folder)
+    torch.manual_seed(0)
+    model = MODELS.build(Config.fromfile(config).model)
+    model.init_weights()
+    for parameter in model.backbone.parameters():  # zeros of the start hide differences
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    meta = dict(dataset_meta=dict(classes=('square', 'circle', 'triangle')), epoch=3, seed=1)
+    checkpoint = folder / 'epoch_3.pth'
+    torch.save(dict(state_dict=model.state_dict(), meta=meta, optimizer={}), checkpoint)
+    return config, checkpoint
+
+
+@pytest.fixture(scope='module')
+def exported(detector):
+    """The features in PyTorch, the file, and what was measured."""
+    pytest.importorskip('onnxruntime')
+    config, checkpoint = detector
+    features = export.load_features(Config.fromfile(config), checkpoint)
+    out = config.parent / 'm.onnx'
+    return features, out, export.export_onnx(features, out)
+
+
+def test_an_exported_file_says_what_pytorch_says(exported):
+    """At sizes and batches that the export has not tried itself."""
+    features, out, differences = exported
+    assert list(differences) == [f'stride{2**i}' for i in range(2, 7)]
+    assert max(differences.values()) < 1e-4
+    run = export.onnx_runner(out, threads=1)
+    for size in ((3, 3, 96, 131), (1, 3, 333, 64)):
+        images = torch.randn(size)
+        with torch.no_grad():
+            levels = features.detector.extract_feat(images)
+        for value, expected in zip(run(images.numpy()), levels):
+            scale = expected.abs().max().item()
+            torch.testing.assert_close(torch.from_numpy(value), expected, atol=1e-5 * scale, rtol=0)
+
+
+def test_a_file_that_differs_is_not_written(exported, tmp_path, monkeypatch):
+    features, model, _ = exported
+    monkeypatch.setattr(torch.onnx, 'export', lambda *args, **_: shutil.copy(model, args[2]))
+    monkeypatch.setattr(export, 'LARGEST_DIFFERENCE', 0.0)
+    with pytest.raises(InputError, match=r'stride.* differs from PyTorch'):
+        export.export_onnx(features, tmp_path / 'm.onnx')
+    monkeypatch.setattr(export, 'LEAST_COSINE', 1.0)
+    batches = [np.random.RandomState(i).randn(1, 3, 64, 96).astype(np.float32) for i in range(4)]
+    with pytest.raises(InputError, match=r'stride.* in int8 has a cosine'):
+        export.export_int8(model, tmp_path / 'm.int8.onnx', batches)
+    with pytest.raises(InputError, match='at least 4 images'):
+        export.export_int8(model, tmp_path / 'm.int8.onnx', batches[:3])
+    assert not list(tmp_path.iterdir())
+
+
+def test_convolutions_alone_are_quantized(exported, detector, tmp_path):
+    onnx = pytest.importorskip('onnx')
+    features, model, _ = exported
+    config = Config.fromfile(detector[0])
+    batches = export.read_images(config, features, detector[0].parent / 'data' / 'images')
+    assert batches[0].shape == (1, 3, 128, 128)
+    with pytest.raises(InputError, match='no folder with images'):
+        export.read_images(config, features, tmp_path)
+    (tmp_path / 'b.png').write_bytes(b'no image')
+    with pytest.raises(InputError, match=r'b\.png cannot be read as an image'):
+        export.read_images(config, features, tmp_path)
+    out = model.with_suffix('.int8.onnx')
+    cosines = export.export_int8(model, out, batches)
+    assert min(cosines.values()) >= 0.99
+    assert out.stat().st_size < 0.5 * model.stat().st_size
+    graph = onnx.load(out).graph
+    inputs = {n.input[1] for n in graph.node if n.op_type == 'DequantizeLinear'}
+    assert inputs
+    producers = {name: node for node in graph.node for name in node.output}
+    for node in graph.node:
+        reads = [producers[i].op_type for i in node.input if i in producers]
+        if node.op_type == 'Conv':
+            assert 'DequantizeLinear' in reads
+
+
+def test_published_checkpoints_hold_weights_and_classes(detector):
+    config, checkpoint = detector
+    done = run_tool('publish.py', checkpoint, folder=config.parent)
+    path = next(checkpoint.parent.glob('epoch_3-*.pth'))
+    assert f'wrote {path}' in done.stdout
+    assert path.stem.split('-')[1] == hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    published = torch.load(path, weights_only=True)
+    assert published.keys() == {'meta', 'state_dict'}
+    assert published['meta']['dataset_meta']['classes'] == ('square', 'circle', 'triangle')
+    expected = torch.load(checkpoint, weights_only=True)['state_dict']
+    assert all(torch.equal(published['state_dict'][name], expected[name]) for name in expected)
+    torch.save(dict(weights=1), checkpoint.with_name('other.pth'))
+    with pytest.raises(InputError, match='holds no state_dict'):
+        publish(checkpoint.with_name('other.pth'), config.parent / 'other')
