@@ -1,4 +1,4 @@
-# make demo   train and score a LIP detector on generated images
+# make demo   train and score a LIP detector on generated images; QUICK=1 trains less and asserts AP50
 # make test   run the tests
 # make benchmark-eval   time the scoring beside pycocotools, and with more classes and images
 # All set the environment up on first use. PYTHON picks the interpreter; TORCH the build of torch,
@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test benchmark-eval lint setup clean
 
 demo: setup
-	$(BIN)/python tools/demo.py
+	$(BIN)/python tools/demo.py $(if $(QUICK),--quick)
 
 test: setup
 	$(BIN)/python -m pytest -q

@@ -9,7 +9,7 @@ from shapes import make_shapes_dataset
 ROOT = Path(__file__).resolve().parent.parent
 
 CONFIG = """
-_base_ = '{root}/configs/demo/faster-rcnn_lip-r50_fpn_demo.py'
+_base_ = '{root}/configs/demo/faster-rcnn_lip-r18_fpn_demo.py'
 data_root = '{folder}/data/'
 model = dict(
     backbone=dict(depth=18, base_channels=8, norm_eval=True),

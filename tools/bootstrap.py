@@ -69,7 +69,8 @@ def set_up(venv: Path, environment: Environment, pythons: tuple) -> None:
         run(sys.executable, '-m', 'venv', '--clear', str(venv))
     pip = [python, *PIP[1:], 'install', '-q']
     say(f'installing {environment.torch}: 0.2 GB for a CPU build, some GB for a CUDA build')
-    run(*pip, *environment.torch.split())
+    # With pip's own bars, for this can take minutes.
+    run(*(part for part in pip if part != '-q'), *environment.torch.split(), show=True)
     say('installing the pinned packages')
     run(*pip, '--no-deps', *environment.packages)
     run(python, str(ROOT / 'tools' / 'build_mmcv.py'), environment.mmcv, show=True)

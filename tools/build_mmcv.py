@@ -16,6 +16,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 from pathlib import Path
 
 BUILT_WITH = ['ninja', 'setuptools<81', 'wheel']
@@ -137,7 +138,7 @@ def source_for_cxx20(wanted: str, folder: Path, environment: dict) -> Path:
 
 def build(command: list, environment: dict, log: Path) -> None:
     """Run pip and show how many of mmcv's files are compiled."""
-    shown = -10
+    shown, started = -10, time.monotonic()
     with log.open('a') as file:
         process = subprocess.Popen(
             command,
@@ -156,7 +157,8 @@ def build(command: list, environment: dict, log: Path) -> None:
             percent = 100 * done // total
             if percent >= shown + 10:
                 shown = percent
-                say(f'  mmcv: {done} of {total} files compiled ({percent} %)')
+                left = (time.monotonic() - started) / max(done, 1) * (total - done) / 60
+                say(f'  mmcv: {done} of {total} files compiled, about {left:.0f} minutes left')
         process.wait()
     if process.returncode:
         tail = '\n'.join(log.read_text().splitlines()[-15:])

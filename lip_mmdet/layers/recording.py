@@ -83,6 +83,8 @@ def recorded(operators: Operators, logit: nn.Module) -> Operators:
 
     Where nobody records the module they are those given.
     """
+    if not _recorders:
+        return operators
     maps = [(r.maps, r.names[logit]) for r in _recorders if logit in r.names]
     if not maps:
         return operators

