@@ -9,7 +9,7 @@ from torch import nn
 
 from lip_mmdet.backbones import LIPDenseNet, LIPResNet
 from lip_mmdet.layers import LIPPool2d, record_importance, set_implementation
-from lip_mmdet.ops.formula import selectivity
+from lip_mmdet.layers.recording import selectivity
 
 
 def randomised(net):

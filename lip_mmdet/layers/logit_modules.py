@@ -211,11 +211,7 @@ class SimplifiedLogit(LogitHead):
 class ProjectionLogit(LogitHead):
     """A head with a 1x1 convolution, the paper's smallest logit module.
 
-    Args:
-        in_channels: channels of the map to pool, (N, in_channels, H, W).
-        gate_coefficient: the soft gate's; None leaves the gate out.
-        init: ``'average'`` or ``'max'``, the pooling that LIP starts as or close to.
-        norm_cfg: config of the norm; default: :class:`~lip_mmdet.layers.InstanceNorm2d`.
+    Arguments as in :class:`SimplifiedLogit`.
     """
 
     def __init__(
@@ -235,11 +231,7 @@ class DepthwiseLogit(LogitHead):
     For :class:`~lip_mmdet.backbones.LIPBackbone` where a ``ProjectionLogit`` costs much: on wide
     maps of networks whose own convolutions are depthwise. What it brings in AP is not known.
 
-    Args:
-        in_channels: channels of the map to pool, (N, in_channels, H, W).
-        gate_coefficient: the soft gate's; None leaves the gate out.
-        init: ``'average'`` or ``'max'``, the pooling that LIP starts as or close to.
-        norm_cfg: config of the norm; default: :class:`~lip_mmdet.layers.InstanceNorm2d`.
+    Arguments as in :class:`SimplifiedLogit`.
     """
 
     def __init__(

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from lip_mmdet.layers.implementation import Operators
 from lip_mmdet.ops import formula
-from lip_mmdet.ops.window import Window
+from lip_mmdet.ops.formula import members
+from lip_mmdet.ops.window import IntPair, Window, check_maps
 
 
 class ImportanceMap(NamedTuple):
@@ -21,7 +22,7 @@ class ImportanceMap(NamedTuple):
     Attributes:
         logit: (N, C, H, W), after the gate; its exponential is the importance.
         selectivity: (N, h, w) on the layer's output grid, in nats: 0 where LIP averages,
-            ``largest`` where it takes one position; see :func:`lip_mmdet.ops.formula.selectivity`.
+            ``largest`` where it takes one position; see :func:`selectivity`.
         largest: logarithm of the number of positions in a window.
     """
 
@@ -91,9 +92,7 @@ def recorded(operators: Operators, logit: nn.Module) -> Operators:
 
     def note(values: Tensor, *window) -> None:
         size = Window.parse(*window).kernel_size
-        seen = ImportanceMap(
-            values, formula.selectivity(values, *window), math.log(size[0] * size[1])
-        )
+        seen = ImportanceMap(values, selectivity(values, *window), math.log(size[0] * size[1]))
         for to, name in maps:
             to.pop(name, None)
             to[name] = seen
@@ -108,6 +107,35 @@ def recorded(operators: Operators, logit: nn.Module) -> Operators:
         return operators.gated_lip2d(x, raw, weight, bias, coefficient, eps, *window)
 
     return operators._replace(lip2d=lip2d, gated_lip2d=gated_lip2d)
+
+
+def selectivity(
+    logit: Tensor, kernel_size: IntPair = 3, stride: IntPair = 2, padding: IntPair = 1
+) -> Tensor:
+    """Measure how much of a choice LIP makes in each window: 0 where it averages.
+
+    The logarithm of the number of the window's positions, without padding, minus the entropy of
+    their shares, mean over channels: ``log k^2`` where one position of a ``k x k`` window has it
+    all. Windows at borders, which have fewer positions, are as cold as others where LIP averages.
+
+    Args:
+        logit: (N, C, H, W), floating point.
+        kernel_size, stride, padding: of the windows, as in :func:`lip_mmdet.ops.lip2d`.
+
+    Returns:
+        (N, H', W') in nats, float32, or float64 for such a logit.
+    """
+    window = Window.parse(kernel_size, stride, padding)
+    check_maps(logit=logit)
+    window.check_fits(logit)
+    logit = logit if logit.dtype == torch.float64 else logit.float()
+    # Importance of exactly nothing is the padding of whoever pads by themselves.
+    positions = members((logit[:1, :1] > -float('inf')).to(logit), window, 0.0).sum(0)
+    total = torch.zeros((), dtype=logit.dtype, device=logit.device)
+    for channels in logit.split(8, dim=1):  # members take a window's size times the memory
+        shares = members(channels, window, -float('inf')).softmax(0)
+        total = total + torch.xlogy(shares, shares * positions).sum((0, 2))
+    return (total / logit.shape[1]).clamp_min(0)  # rounding may fall below zero
 
 
 def _copy(values: Tensor) -> Tensor:

@@ -18,7 +18,6 @@ from lip_mmdet.ops.window import IntPair, Window, check_affine, check_maps
 # Up to here exp(coefficient), and sums and sensible products of it, fit float32. Past it each
 # window needs its own maximum.
 LARGEST_COEFFICIENT = 64.0
-
 # PyTorch 2.1 has the first question elsewhere, older ones have none of them.
 _COMPILER = getattr(torch, 'compiler', None)
 if _COMPILER and not hasattr(_COMPILER, 'is_compiling'):
@@ -34,40 +33,11 @@ def lip2d(
     check_maps(x=x, logit=logit)
     window.check_fits(x)
     dtype = torch.float64 if torch.float64 in (x.dtype, logit.dtype) else torch.float32
-    shares = _members(logit.to(dtype), window, -float('inf')).softmax(0)
-    return (shares * _members(x.to(dtype), window, 0.0)).sum(0).to(x.dtype)
+    shares = members(logit.to(dtype), window, -float('inf')).softmax(0)
+    return (shares * members(x.to(dtype), window, 0.0)).sum(0).to(x.dtype)
 
 
-def selectivity(
-    logit: Tensor, kernel_size: IntPair = 3, stride: IntPair = 2, padding: IntPair = 1
-) -> Tensor:
-    """Measure how much of a choice LIP makes in each window: 0 where it averages.
-
-    The logarithm of the number of the window's positions, without padding, minus the entropy of
-    their shares, mean over channels: ``log k^2`` where one position of a ``k x k`` window has it
-    all. Windows at borders, which have fewer positions, are as cold as others where LIP averages.
-
-    Args:
-        logit: (N, C, H, W), floating point.
-        kernel_size, stride, padding: of the windows, as in :func:`lip_mmdet.ops.lip2d`.
-
-    Returns:
-        (N, H', W') in nats, float32, or float64 for such a logit.
-    """
-    window = Window.parse(kernel_size, stride, padding)
-    check_maps(logit=logit)
-    window.check_fits(logit)
-    logit = logit if logit.dtype == torch.float64 else logit.float()
-    # Importance of exactly nothing is the padding of whoever pads by themselves.
-    positions = _members((logit[:1, :1] > -float('inf')).to(logit), window, 0.0).sum(0)
-    total = torch.zeros((), dtype=logit.dtype, device=logit.device)
-    for channels in logit.split(8, dim=1):  # members take a window's size times the memory
-        shares = _members(channels, window, -float('inf')).softmax(0)
-        total = total + torch.xlogy(shares, shares * positions).sum((0, 2))
-    return (total / logit.shape[1]).clamp_min(0)  # rounding may fall below zero
-
-
-def _members(maps: Tensor, window: Window, padding: float) -> Tensor:
+def members(maps: Tensor, window: Window, padding: float) -> Tensor:
     """Return the members of all windows, (of a window, N, C, H', W')."""
     (height, width), (down, right), (rows, columns) = window
     maps = F.pad(maps, (columns, columns, rows, rows), value=padding)
@@ -103,10 +73,7 @@ def gated_lip2d(
     stride: IntPair = 2,
     padding: IntPair = 1,
 ) -> Tensor:
-    """As :func:`lip_mmdet.ops.gated_lip2d`, one operator after the other as released.
-
-    Half precision is taken to float32 before the exponential, as autocast does on a GPU.
-    """
+    """As :func:`lip_mmdet.ops.gated_lip2d`, as released; `exp` in float32, as under autocast."""
     window = Window.parse(kernel_size, stride, padding)
     check_maps(x=x, raw=raw)
     window.check_fits(x)
@@ -132,11 +99,7 @@ def is_wanted(x: Tensor) -> bool:
 
 
 def check_first_derivative() -> None:
-    """Check, in a fused operator's backward pass, that nobody means to differentiate it again.
-
-    Raises:
-        RuntimeError: somebody does.
-    """
+    """Raise, in a fused operator's backward pass, if somebody means to differentiate it again."""
     if torch.is_grad_enabled():
         raise RuntimeError(
             'the fused operators of LIP have first derivatives only; for create_graph=True and '
