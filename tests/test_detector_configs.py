@@ -84,13 +84,13 @@ def test_the_survey_finds_backbones_and_tries_them():
         (plain, ''),
         (deformable, ''),
         (dict(type='CSPNeXt', deepen_factor=0.17, widen_factor=0.125), ''),
-        (dict(type='SwinTransformer', embed_dims=24), 'InputError: LIPBackbone has no place'),
-        (dict(type='ResNet', depth=7), 'InputError: LIPResNet has no depth 7'),
+        (dict(type='SwinTransformer', embed_dims=24), 'LIPBackbone has no place'),
+        (dict(type='ResNet', depth=7), 'LIPResNet has no depth 7'),
     ):
         tracker = dict(type='ByteTrack', detector=dict(backbone=backbone))
         assert survey_configs.find_backbone(tracker) is backbone
         found = survey_configs.what_is_wrong(backbone)
-        assert found.startswith(wrong) and bool(found) == bool(wrong)
+        assert wrong in found and bool(found) == bool(wrong)  # MMEngine 0.7.1 puts more before it
     assert survey_configs.find_backbone(dict(type='reid')) is None
     table = survey_configs.as_markdown(
         iter([('a', 'R', ''), ('a', 'X', 'no'), ('b', 'R', '')]), '3'

@@ -25,7 +25,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'val.json')
 test_evaluator = val_evaluator
 train_cfg = dict(max_epochs=1, val_interval=1)
-default_hooks = dict(checkpoint=dict(save_optimizer=True))
+default_hooks = dict(checkpoint=dict(save_optimizer=True), logger=dict(interval=1))
 """
 
 

@@ -135,7 +135,7 @@ def features(backbone: dict, kind: str) -> list[tuple[int, ...]]:
         try:
             with torch.device('meta'):  # without values, in milliseconds
                 return shapes()
-        except RuntimeError:  # mmcv's operators have no such implementation
+        except (RuntimeError, AttributeError):  # mmcv's operators and torch 1.13 have none such
             return shapes()
 
 

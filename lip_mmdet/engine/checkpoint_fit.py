@@ -17,6 +17,8 @@ from torch import nn
 from lip_mmdet.errors import InputError
 from lip_mmdet.evaluation.json_file import shown
 
+# What MMEngine adds to the errors that PyTorch found.
+_MESSAGES = ('unexpected key', 'missing keys', 'The model and loaded state dict')
 _GO_ON = 'use the config that it was trained with, or go on with --allow-partial'
 
 
@@ -34,7 +36,7 @@ class CheckpointFitHook(Hook):
 
     def __init__(self, allow_partial: bool = False) -> None:
         self.allow_partial = allow_partial
-        self._testing = False
+        self._judges: list[Callable[[], None]] = []
 
     def before_run(self, runner: Runner) -> None:
         for name, module in _model(runner).named_modules():
@@ -42,7 +44,19 @@ class CheckpointFitHook(Hook):
             for init in configs if isinstance(configs, (list, tuple)) else [configs]:
                 if isinstance(init, dict) and init.get('type') == 'Pretrained':
                     path = init.get('checkpoint')
-                    _watch(module, lambda fit, n=name, p=path: _tell(runner, f'{n} from {p}', fit))
+                    self._watch(
+                        module, lambda fit, n=name, p=path: _tell(runner, f'{n} from {p}', fit)
+                    )
+
+    def _watch(self, module: nn.Module, judge: Callable[[dict[str, list[str]]], None]) -> None:
+        self._judges.append(watch_loading(module, judge))
+
+    def before_train(self, runner: Runner) -> None:
+        """Judge what was loaded, where MMEngine does not say when it has."""
+        for judge in self._judges:
+            judge()
+
+    before_val = before_test = before_train
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         training = runner._train_loop is not None and not runner._resume and _is_training(runner)
@@ -62,7 +76,7 @@ class CheckpointFitHook(Hook):
                 return
             raise InputError(f'{path} fits the model in part: {_counts(fit)}; {_GO_ON}')
 
-        _watch(_model(runner), judge)
+        self._watch(_model(runner), judge)
 
     def _judge_classes(
         self, runner: Runner, path: str, found: Sequence[str], expected: Sequence[str]
@@ -83,8 +97,12 @@ class CheckpointFitHook(Hook):
         runner.logger.warning(f'warning: {message}')
 
 
-def expect_fit(module: nn.Module, path: Any) -> None:
-    """Refuse (InputError) what the next ``load_state_dict`` of a module takes in part only."""
+def expect_fit(module: nn.Module, path: Any) -> Callable[[], None]:
+    """Refuse (InputError) what the next loading of a module's weights takes in part only.
+
+    Returns:
+        A function to call after it.
+    """
 
     def judge(fit: dict[str, list[str]]) -> None:
         if _partial(fit):
@@ -93,7 +111,7 @@ def expect_fit(module: nn.Module, path: Any) -> None:
                 'trained with'
             )
 
-    _watch(module, judge)
+    return watch_loading(module, judge)
 
 
 def checkpoint_classes(checkpoint: dict) -> tuple[str, ...] | None:
@@ -135,32 +153,43 @@ def _model(runner: Runner) -> nn.Module:
     return model.module if isinstance(model, BaseTTAModel) else model
 
 
-def _watch(module: nn.Module, judge: Callable[[dict[str, list[str]]], None]) -> None:
-    """Call ``judge`` with what the next ``load_state_dict`` of a module reports."""
+def watch_loading(
+    module: nn.Module, judge: Callable[[dict[str, list[str]]], None]
+) -> Callable[[], None]:
+    """Call ``judge`` with what the next loading of a module's weights reports.
+
+    Returns:
+        A function to call after it, for MMEngine before 0.10 does not say when that is; it does
+        nothing where nothing was loaded, or was judged already.
+    """
     handles: list[Any] = []
     lists: dict[str, list[str]] = {}
 
     def before(state, prefix, metadata, strict, missing, unexpected, errors) -> None:
         lists.update(missing=missing, unused=unexpected, errors=errors)
 
-    def after(module: nn.Module, incompatible: Any) -> None:
-        for handle in handles:
-            handle.remove()
+    def after(*_: Any) -> None:
+        if not (lists and handles):
+            return
+        while handles:
+            handles.pop().remove()
         own = [name for name in module.state_dict() if not _uncounted(name)]
         judge(
             {
                 'own': own,
-                'missing': [name for name in lists.get('missing', ()) if not _uncounted(name)],
+                'missing': [name for name in lists['missing'] if not _uncounted(name)],
                 'of another shape': [
                     error.partition('size mismatch for ')[2].partition(':')[0] or error
-                    for error in lists.get('errors', ())
+                    for error in lists['errors']
+                    if not error.startswith(_MESSAGES)
                 ],
-                'unused': [name for name in lists.get('unused', ()) if not _uncounted(name)],
+                'unused': [name for name in lists['unused'] if not _uncounted(name)],
             }
         )
 
     handles.append(module._register_load_state_dict_pre_hook(before))
     handles.append(module.register_load_state_dict_post_hook(after))
+    return after
 
 
 def _uncounted(name: str) -> bool:

@@ -39,8 +39,9 @@ def load_detector(config: Config, checkpoint: str, device: str = 'cpu') -> nn.Mo
     check_checkpoint(checkpoint)
     init_default_scope(config.get('default_scope') or 'mmdet')
     model = MODELS.build(config.model)
-    expect_fit(model, checkpoint)
+    check_fit = expect_fit(model, checkpoint)
     loaded = load_checkpoint(model, str(checkpoint), map_location='cpu')
+    check_fit()
     classes = checkpoint_classes(loaded) or config_classes(config, 'test_dataloader')
     model.dataset_meta = dict(classes=classes or ())
     model.cfg = config
