@@ -142,11 +142,11 @@ def _train(config, work_dir, resume, kill_at, join):
         torch.distributed.init_process_group(
             'gloo', init_method=f'file://{store}', rank=rank, world_size=2
         )
+        os.environ['LOCAL_RANK'] = str(rank)  # which MMEngine hands to the wrapper
         wrapper = dict(type='CPUDistributedDataParallel')
-        config = dict(config, model_wrapper_cfg=wrapper, launcher='none')
+        config = dict(config, model_wrapper_cfg=wrapper, launcher='pytorch')
     Runner._log_env = lambda *args: None  # it asks several programs
     runner = Runner.from_cfg(dict(config, work_dir=str(work_dir), resume=resume))
-    runner._distributed = bool(join)
     for name in ('fsync', 'unlink', 'remove'):
         setattr(os, name, counted(getattr(os, name)))
     Path.replace = counted(Path.replace)

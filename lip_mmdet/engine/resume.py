@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from mmdet.datasets.samplers import MultiSourceSampler
 from mmengine.dataset import InfiniteSampler
+from mmengine.dist import broadcast
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook, Hook, checkpoint_hook
 from mmengine.logging import print_log
@@ -94,6 +95,9 @@ class LIPResumeHook(Hook):
             loop.dataloader_iterator = None  # ends the workers that MMEngine started on its loader
             loop.dataloader_iterator = _Stream(loader, self._batches, loop.iter)
         loop.dataloader = loader
+        for hook in runner.hooks:
+            if isinstance(hook, CheckpointHook):  # which saves again after a validation, if it had
+                hook.last_ckpt = runner.message_hub.get_info('last_ckpt')
         if loop.iter and saved:
             for resizer, size in zip(_batch_resizers(runner), saved['input_sizes']):
                 resizer._input_size = size and tuple(size)
@@ -121,6 +125,9 @@ class LIPResumeHook(Hook):
         self._validated = True  # by the time a checkpoint is saved
         if self._seed is not None:  # within a training
             _draw_from(self._seed, _VALIDATION, runner.rank, runner.iter)
+            # What processes gathered each for themselves, as batch norms do, and one of them saves.
+            for buffer in runner.model.buffers():
+                broadcast(buffer)
 
 
 def _owes_validation(loop: BaseLoop, by_epoch: bool) -> bool:
