@@ -86,11 +86,14 @@ def _train(run: Run) -> float:
     run.config.dump(config)
     command = [sys.executable, '-c', _TRAIN, str(config), '--work-dir', str(run.work_dir)]
     command += ['--resume']
+    before = float(clock.read_text()) if clock.is_file() else 0.0
     started = time.monotonic()
-    with open(run.work_dir / 'log', 'a') as log:
-        status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
-    seconds = time.monotonic() - started + float(clock.read_text() if clock.is_file() else 0)
-    clock.write_text(str(seconds))
+    try:
+        with open(run.work_dir / 'log', 'a') as log:
+            status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
+    finally:  # after Ctrl-C, too
+        seconds = before + time.monotonic() - started
+        clock.write_text(str(seconds))
     if status.returncode:
         raise InputError(f'{run.name} failed; see {run.work_dir / "log"}')
     return seconds
