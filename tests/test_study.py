@@ -2,10 +2,9 @@
 
 import gzip
 import json
+import shutil
 
 import pytest
-from mmengine.config import Config
-from shapes import make_shapes_dataset
 from tiny_detector import run_tool, write_tiny_project
 
 import lip_mmdet.plugin  # noqa: F401
@@ -31,7 +30,7 @@ planned = ['something else']
 def study(tmp_path):
     write_tiny_project(tmp_path)
     (tmp_path / 'kept').mkdir()
-    (tmp_path / 'data/val.json').rename(tmp_path / 'kept/val.json')
+    shutil.copy(tmp_path / 'data/val.json', tmp_path / 'kept/val.json')
     (tmp_path / 'study.py').write_text(STUDY.format(folder=tmp_path.as_posix()))
     return tmp_path / 'study.py'
 
@@ -130,9 +129,6 @@ def test_a_study_at_fault_is_refused(study, old, new, message):
 
 @pytest.mark.slow
 def test_a_study_is_carried_out(study, tmp_path):
-    make_shapes_dataset(tmp_path / 'data', num_train=8, num_val=6, seed=3)
-    config = Config.fromfile(study)
-    assert len(config.arms) == 3
     run_tool('study.py', study, '--only', 'lip:1', folder=tmp_path)
     one = read_study(study)
     assert [run.name for run in one.left()] == ['plain:0', 'plain:1', 'lip:0', 'more:0']

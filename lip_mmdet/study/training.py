@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 import os
@@ -80,10 +81,11 @@ def _data(study: Study) -> dict[str, str]:
 def _train(run: Run) -> float:
     """Train, or go on training, and return how long all of it took, in seconds."""
     run.work_dir.mkdir(parents=True, exist_ok=True)
+    settings = copy.deepcopy(run.config)
     if run.start is not None:
-        run.config.load_from = str(checkpoint_of(run.start))
+        settings.load_from = str(checkpoint_of(run.start))
     config, clock = run.work_dir / 'config.py', run.work_dir / 'seconds'
-    run.config.dump(config)
+    settings.dump(config)
     command = [sys.executable, '-c', _TRAIN, str(config), '--work-dir', str(run.work_dir)]
     command += ['--resume']
     before = float(clock.read_text()) if clock.is_file() else 0.0
