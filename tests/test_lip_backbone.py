@@ -267,6 +267,29 @@ def test_masked_padding_changes_nothing_in_an_image(order):
         build('EfficientNet', mask_padding=True)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['ResNet-D', 'CSPNeXt'])
+def test_exported_to_onnx_for_any_size(name, tmp_path):
+    onnxruntime = pytest.importorskip('onnxruntime')
+    net = build(name)
+    randomize(net)
+    net.eval()
+    any_size = (
+        {0: torch.export.Dim('n'), 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC},
+    )
+    args = (torch.rand(2, 3, 96, 128),), tmp_path / 'net.onnx'
+    torch.onnx.export(net, *args, dynamo=True, dynamic_shapes=any_size)
+    session = onnxruntime.InferenceSession(tmp_path / 'net.onnx')
+    for shape in ((1, 3, 96, 128), (2, 3, 97, 131)):
+        x = torch.rand(shape)
+        with torch.no_grad():
+            expected = net(x)
+        found = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        for ours, wanted in zip(found, expected):
+            tolerance = 1e-4 * wanted.abs().max().item()
+            torch.testing.assert_close(torch.from_numpy(ours), wanted, rtol=0, atol=tolerance)
+
+
 class Twice(nn.Module):
     """A network with layers that LIP must not take."""
 
