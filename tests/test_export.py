@@ -73,13 +73,20 @@ def test_a_file_that_differs_is_not_written(exported, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_weights_that_fit_in_part_are_refused(detector):
+    config = Config.fromfile(detector[0])
+    config.model.backbone.type = 'ResNet'
+    with pytest.raises(InputError, match='fits the model in part'):
+        export.load_features(config, detector[1])
+
+
 def test_convolutions_alone_are_quantized(exported, detector, tmp_path):
     onnx = pytest.importorskip('onnx')
     features, model, _ = exported
     config = Config.fromfile(detector[0])
     batches = export.read_images(config, features, detector[0].parent / 'data' / 'images')
     assert batches[0].shape == (1, 3, 128, 128)
-    with pytest.raises(InputError, match='no folder with images'):
+    with pytest.raises(InputError, match='holds no images'):
         export.read_images(config, features, tmp_path)
     (tmp_path / 'b.png').write_bytes(b'no image')
     with pytest.raises(InputError, match=r'b\.png cannot be read as an image'):

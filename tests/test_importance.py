@@ -11,12 +11,12 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
-from show_importance import image_files
 from test_recording import randomised
 from tiny_detector import run_tool, write_tiny_project
 
 import lip_mmdet.plugin  # noqa: F401
-from lip_mmdet.engine.importance import importance_views, load_detector
+from lip_mmdet.engine.detector import image_files, load_detector
+from lip_mmdet.engine.importance import importance_views
 from lip_mmdet.errors import InputError
 from lip_mmdet.visualization.importance import cut_padding, draw_importance, draw_pixels
 

@@ -13,8 +13,6 @@ from pathlib import Path
 
 from lip_mmdet.command_line import run_tool
 
-SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm'}
-
 
 def parse_args() -> argparse.Namespace:
     from mmengine.config import DictAction
@@ -40,7 +38,8 @@ def main() -> None:
     from rich.progress import track
 
     import lip_mmdet.plugin  # noqa: F401
-    from lip_mmdet.engine.importance import importance_views, load_detector
+    from lip_mmdet.engine.detector import image_files, load_detector
+    from lip_mmdet.engine.importance import importance_views
     from lip_mmdet.engine.mmdet_tools import read_config
     from lip_mmdet.errors import InputError
     from lip_mmdet.visualization.importance import ImportancePage
@@ -62,22 +61,6 @@ def main() -> None:
     if not drawn:
         raise InputError(f'none of {len(images)} files could be read as an image')
     print(f'open {page.write()}')
-
-
-def image_files(paths: list):
-    """Yield the images among files and folders; a file is taken at its word."""
-    from lip_mmdet.errors import InputError
-
-    for path in paths:
-        if path.is_dir():
-            found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-            if not found:
-                raise InputError(f'{path} holds no images ({", ".join(sorted(SUFFIXES))})')
-            yield from found
-        elif path.is_file():
-            yield path
-        else:
-            raise InputError(f'{path} does not exist; name image files, or folders of them')
 
 
 if __name__ == '__main__':

@@ -127,18 +127,18 @@ class LIPBackbone(BaseModule):
         """Put LIP in the place of a layer, or note the reason why not."""
         layer = self.backbone.get_submodule(one.name)
         convolves = isinstance(layer, CONVOLUTIONS)
-        sizes = one.inputs[0][2:]
-        adaptive, one.reason = why_not(layer, sizes, one.output[2:], order, convolves)
+        sizes = one.taken[2:]
+        adaptive, one.reason = why_not(layer, sizes, one.given[2:], order, convolves)
         if one.reason:
             return
-        shape, own = one.inputs[0], multiply_adds.get(one.name, 0)
+        shape, own = one.taken, multiply_adds.get(one.name, 0)
         if convolves:
             lip = lip_for_conv(layer, logit, order, adaptive)
         else:
             lip = lip_for_pool(layer, shape[1], logit)
         extra = 0
         if convolves and order == 'after':
-            extra = own * (sizes[0] * sizes[1] / (one.output[2] * one.output[3]) - 1)
+            extra = own * (sizes[0] * sizes[1] / (one.given[2] * one.given[3]) - 1)
             shape = (1, layer.out_channels, *sizes)
         with torch.no_grad():
             logit_adds = run_and_see(lip.logit, torch.zeros(shape)).multiply_adds

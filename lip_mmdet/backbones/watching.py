@@ -26,16 +26,16 @@ class Downsampling:
     Attributes:
         name: within the backbone.
         stride: of the maps that it gives, in pixels of the image.
-        inputs: shapes of the maps that it took, one for each call.
-        output: shape of the map that it gave.
+        taken: shape of the map that it took.
+        given: shape of the map that it gave.
         reason: why it is left alone; empty if LIP takes its place.
         extra: multiply-adds that LIP adds there, as a part of the backbone's.
     """
 
     name: str
     stride: int
-    inputs: list[tuple[int, ...]]
-    output: tuple[int, ...]
+    taken: tuple[int, ...]
+    given: tuple[int, ...]
     reason: str = ''
     extra: float = 0.0
 
@@ -72,7 +72,7 @@ class Seen:
         for part in parts:  # a convolution's own, such as the offsets of a deformable one
             del self.downsampling[part]
         stride = round(self.x.shape[2] / output.shape[2])
-        one = Downsampling(name, stride, [tuple(x.shape)], tuple(output.shape))
+        one = Downsampling(name, stride, tuple(x.shape), tuple(output.shape))
         if x.shape[1] == self.x.shape[1] and x.shape[2] >= self.x.shape[2]:
             one.reason = 'reads the image'
         elif not torch.is_grad_enabled():

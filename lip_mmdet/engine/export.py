@@ -9,18 +9,16 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from pathlib import Path
 from typing import Callable, Sequence
 
 import numpy as np
 import torch
-from mmdet.apis import init_detector
 from mmdet.utils import get_test_pipeline_cfg
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from torch import Tensor, nn
 
-from lip_mmdet.engine.safe_loading import check_checkpoint
+from lip_mmdet.engine.detector import image_files, load_detector
 from lip_mmdet.errors import InputError
 from lip_mmdet.files import replace_on_success
 
@@ -28,7 +26,6 @@ from lip_mmdet.files import replace_on_success
 SIZES = ((1, 3, 256, 320), (2, 3, 203, 317), (1, 3, 480, 352))
 LARGEST_DIFFERENCE = 1e-4  # over the largest value of the level
 LEAST_COSINE = 0.99
-_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff')
 
 
 class Features(nn.Module):
@@ -46,10 +43,9 @@ def load_features(config: Config, checkpoint: str | os.PathLike) -> Features:
     """Build the detector of a config with its weights, in eval mode on the CPU.
 
     Raises:
-        InputError: the checkpoint is missing or unusable.
+        InputError: the checkpoint is missing, unusable, or fits the config in part.
     """
-    check_checkpoint(checkpoint)
-    return Features(init_detector(config, str(checkpoint), device='cpu')).eval()
+    return Features(load_detector(config, checkpoint)).eval()
 
 
 def export_onnx(features: nn.Module, out: str | os.PathLike) -> dict[str, float]:
@@ -176,16 +172,12 @@ def read_images(config: Config, features: Features, folder: str | os.PathLike) -
         Normalised batches of one, (1, 3, H, W) float32.
 
     Raises:
-        InputError: no folder, no images in it, or one that cannot be read.
+        InputError: no such folder, no images in it, or one that cannot be read.
     """
-    folder = Path(folder)
-    paths = sorted(p for p in folder.glob('*') if p.suffix.lower() in _SUFFIXES)
-    if not paths:
-        raise InputError(f'{folder} is no folder with images')
     steps = get_test_pipeline_cfg(config.copy())
     pipeline = Compose([step for step in steps if 'LoadAnnotations' not in str(step['type'])])
     batches = []
-    for number, path in enumerate(paths):
+    for number, path in enumerate(image_files([folder])):
         try:
             data = pseudo_collate([pipeline(dict(img_path=str(path), img_id=number))])
         except Exception as error:  # of whatever reads images here

@@ -10,17 +10,12 @@ from typing import TYPE_CHECKING, Iterable, Iterator
 
 import mmcv
 import numpy as np
-from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
-from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS, init_default_scope
-from mmengine.runner import Runner, load_checkpoint
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 from torch import nn
 
-from lip_mmdet.engine.checkpoint_fit import checkpoint_classes, expect_fit
-from lip_mmdet.engine.config_checks import config_classes
-from lip_mmdet.engine.safe_loading import check_checkpoint
 from lip_mmdet.errors import InputError
 from lip_mmdet.layers import ImportanceMap, record_importance
 
@@ -30,28 +25,10 @@ if TYPE_CHECKING:
 SHOWN_CHANNELS = 3
 
 
-def load_detector(config: Config, checkpoint: str, device: str = 'cpu') -> nn.Module:
-    """Build a detector, load all of its weights, and return it ready to detect.
-
-    Raises:
-        InputError: the checkpoint is unusable, or fits the config in part.
-    """
-    check_checkpoint(checkpoint)
-    init_default_scope(config.get('default_scope') or 'mmdet')
-    model = MODELS.build(config.model)
-    check_fit = expect_fit(model, checkpoint)
-    loaded = load_checkpoint(model, str(checkpoint), map_location='cpu')
-    check_fit()
-    classes = checkpoint_classes(loaded) or config_classes(config, 'test_dataloader')
-    model.dataset_meta = dict(classes=classes or ())
-    model.cfg = config
-    return model.to(device).eval()
-
-
 def importance_views(
     model: nn.Module, images: Iterable[Path], min_score: float = 0.3
 ) -> Iterator[tuple[Path, ImportanceView | None]]:
-    """Run a detector of :func:`load_detector` over image files.
+    """Run a detector of :func:`~lip_mmdet.engine.detector.load_detector` over image files.
 
     Yields:
         Each file and what there is to see, None where the file is no image.

@@ -191,7 +191,6 @@ def downsample_by(conv: nn.Module, lip: LIPPool2d, order: str, adaptive: bool) -
         return
     if not adaptive:
         conv.padding = tuple((kernel - 1) // 2 for kernel in kernels)
-        conv._reversed_padding_repeated_twice = [p for p in conv.padding[::-1] for _ in (0, 1)]
     even = not adaptive and any(kernel % 2 == 0 for kernel in kernels)
     conv.register_forward_pre_hook(_pool_input_of_even_convolution if even else _pool_input)
 

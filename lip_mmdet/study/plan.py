@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import statistics
@@ -166,6 +167,7 @@ def read_study(path: str | Path) -> Study:
     results, work_dir = Path(content['results']), Path('work_dirs/study') / content['name']
     runs: dict[tuple[str, int], Run] = {}
     for arm in content['arms']:
+        config = _config(path.parent / arm['config'], arm.get('changes') or {})
         for seed in arm['seeds']:
             start = arm.get('starts_from')
             if start is not None and (start, seed) not in runs:
@@ -173,7 +175,7 @@ def read_study(path: str | Path) -> Study:
             runs[arm['name'], seed] = Run(
                 arm['name'],
                 seed,
-                _config(path.parent / arm['config'], arm.get('changes') or {}, seed),
+                _seeded(config, seed),
                 runs.get((start, seed)),
                 results,
                 work_dir / arm['name'] / str(seed),
@@ -215,11 +217,16 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _config(path: Path, changes: dict[str, Any], seed: int) -> Config:
+def _config(path: Path, changes: dict[str, Any]) -> Config:
     if not path.is_file():
         raise InputError(f'no config at {path}')
     config = Config.fromfile(path)
     config.merge_from_dict(changes)
+    return config
+
+
+def _seeded(config: Config, seed: int) -> Config:
+    config = copy.deepcopy(config)
     config.randomness = {**(config.get('randomness') or {}), 'seed': seed}
     return config
 
