@@ -5,22 +5,26 @@ import sys
 import pytest
 
 
+@pytest.fixture(scope='session', autouse=True)
+def _mmengine_at_first():
+    """What MMEngine keeps for the process before any test or fixture has run."""
+    return {kind: kind._instance_dict.copy() for kind in _kinds()}
+
+
 @pytest.fixture(autouse=True)
-def _mmengine_as_found():
-    """Restore the default scope, loggers and visualizers, which MMEngine keeps for a process.
+def _mmengine_as_at_first(_mmengine_at_first):
+    """Restore the default scope, loggers and visualizers, of which a Runner makes new ones.
 
-    A Runner within a test makes new ones of each. Tests without MMEngine stay without it.
+    Tests without MMEngine stay without it.
     """
-    manager = getattr(sys.modules.get('mmengine.utils'), 'ManagerMixin', None)
-    before = {kind: kind._instance_dict.copy() for kind in _kinds(manager)}
     yield
-    manager = getattr(sys.modules.get('mmengine.utils'), 'ManagerMixin', None)
-    for kind in _kinds(manager):
+    for kind in _kinds():
         kind._instance_dict.clear()
-        kind._instance_dict.update(before.get(kind, {}))
+        kind._instance_dict.update(_mmengine_at_first.get(kind, {}))
 
 
-def _kinds(manager):
+def _kinds(manager=None):
+    manager = manager or getattr(sys.modules.get('mmengine.utils'), 'ManagerMixin', None)
     if manager is not None:
         yield manager
         for kind in manager.__subclasses__():

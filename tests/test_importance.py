@@ -103,7 +103,6 @@ def test_the_hook_shows_the_first_images_of_a_validation(project, monkeypatch):
     config.custom_hooks.append(dict(type='LIPVisualizationHook', num_images=3, min_score=0.0))
     config.val_dataloader.batch_size = 2
     config.work_dir, config.load_from = 'hook', 'weights.pth'
-    config.visualizer.name = 'of this test'  # MMEngine would hand out another's of its name
     runner = Runner.from_cfg(config)
     scores = runner.val()
     shown = sorted(path.name for path in (project / 'hook').rglob('importance_*.png'))

@@ -16,6 +16,7 @@ import torch
 from mmdet.utils import get_test_pipeline_cfg
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
+from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
 from lip_mmdet.engine.detector import image_files, load_detector
@@ -174,6 +175,7 @@ def read_images(config: Config, features: Features, folder: str | os.PathLike) -
     Raises:
         InputError: no such folder, no images in it, or one that cannot be read.
     """
+    init_default_scope(config.get('default_scope') or 'mmdet')
     steps = get_test_pipeline_cfg(config.copy())
     pipeline = Compose([step for step in steps if 'LoadAnnotations' not in str(step['type'])])
     batches = []

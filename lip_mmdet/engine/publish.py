@@ -11,7 +11,7 @@ import torch
 from mmengine.runner import CheckpointLoader
 
 from lip_mmdet.errors import InputError
-from lip_mmdet.files import replace_on_success
+from lip_mmdet.files import replace_on_success, write_bytes
 
 
 def publish(checkpoint: str | os.PathLike, prefix: str | os.PathLike) -> Path:
@@ -41,5 +41,5 @@ def publish(checkpoint: str | os.PathLike, prefix: str | os.PathLike) -> Path:
     digest = hashlib.sha256(buffer.getvalue()).hexdigest()
     path = Path(f'{prefix}-{digest[:8]}.pth')
     with replace_on_success(path) as temporary:
-        temporary.write_bytes(buffer.getvalue())
+        write_bytes(temporary, buffer.getvalue(), path)
     return path

@@ -8,12 +8,14 @@ from matplotlib.figure import Figure
 # Told apart by eyes of all kinds (Okabe and Ito); more arms than these begin again.
 _COLOURS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#56b4e9', '#e69f00', '#555555')
 _SHOWN = ('AP', 'APS')
-# Arm -> figure -> its value in each training.
-Points = 'dict[str, dict[str, list[float | None]]]'
 
 
-def draw_arms(points: Points) -> Figure:
-    """Draw AP and APS of every training as a dot, with a line at the mean of each arm."""
+def draw_arms(points: dict[str, dict[str, list[float | None]]]) -> Figure:
+    """Draw AP and APS of every training as a dot, with a line at the mean of each arm.
+
+    Args:
+        points: arm -> figure -> its value in each training, a fraction.
+    """
     figure = Figure(figsize=(9, 1.2 + 0.45 * len(points)), layout='constrained')
     for axis, name in zip(figure.subplots(1, len(_SHOWN), sharey=True), _SHOWN):
         for row, (colour, of_arm) in enumerate(zip(_cycle(len(points)), points.values())):
@@ -28,8 +30,15 @@ def draw_arms(points: Points) -> Figure:
     return figure
 
 
-def draw_cost(points: Points, costs: dict[str, dict[str, float]]) -> Figure:
-    """Draw mean AP against multiply-adds and milliseconds of the backbone."""
+def draw_cost(
+    points: dict[str, dict[str, list[float | None]]], costs: dict[str, dict[str, float]]
+) -> Figure:
+    """Draw mean AP against multiply-adds and milliseconds of the backbone.
+
+    Args:
+        points: see :func:`draw_arms`.
+        costs: arm -> ``mega_multiply_adds`` and ``milliseconds``.
+    """
     figure = Figure(figsize=(9, 3.6), layout='constrained')
     axes = figure.subplots(1, 2, sharey=True)
     for axis, (key, label) in zip(
