@@ -6,8 +6,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from tiny_detector import run_tool, write_tiny_project
+from torch import nn
 
 import lip_mmdet.plugin  # noqa: F401
 from lip_mmdet.engine import export
@@ -18,8 +21,6 @@ from lip_mmdet.errors import InputError
 @pytest.fixture(scope='module')
 def detector(tmp_path_factory):
     """A config and a checkpoint of it, as a training run saves one."""
-    from mmdet.registry import MODELS
-
     folder = tmp_path_factory.mktemp('export')
     config = write_tiny_project(folder)
     torch.manual_seed(0)
@@ -119,3 +120,17 @@ def test_published_checkpoints_hold_weights_and_classes(detector):
     torch.save(dict(weights=1), checkpoint.with_name('other.pth'))
     with pytest.raises(InputError, match='holds no state_dict'):
         publish(checkpoint.with_name('other.pth'), config.parent / 'other')
+
+
+@pytest.mark.slow
+def test_a_neck_that_takes_multiples_of_32_alone(tmp_path):
+    pytest.importorskip('onnxruntime')
+    init_default_scope('mmdet')
+    plain = dict(type='CSPNeXt', deepen_factor=0.17, widen_factor=0.125, norm_cfg=dict(type='BN'))
+    neck = dict(type='CSPNeXtPAFPN', in_channels=[32, 64, 128], out_channels=16)
+    network = nn.Sequential(
+        MODELS.build(dict(type='LIPBackbone', backbone=plain)), MODELS.build(neck)
+    )
+    differences = export.export_onnx(network.eval(), tmp_path / 'm.onnx')
+    assert list(differences) == ['stride8', 'stride16', 'stride32']
+    assert max(differences.values()) < 1e-4

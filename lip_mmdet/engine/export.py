@@ -23,7 +23,8 @@ from lip_mmdet.engine.detector import image_files, load_detector
 from lip_mmdet.errors import InputError
 from lip_mmdet.files import replace_on_success
 
-# Images (N, C, H, W) at which a file is compared with PyTorch; neither need divide by 32.
+# Images (N, C, H, W) at which a file is compared with PyTorch. Necks that cannot take the odd one
+# get the multiples of 32 above it.
 SIZES = ((1, 3, 256, 320), (2, 3, 203, 317), (1, 3, 480, 352))
 LARGEST_DIFFERENCE = 1e-4  # over the largest value of the level
 LEAST_COSINE = 0.99
@@ -88,9 +89,7 @@ def export_onnx(features: nn.Module, out: str | os.PathLike) -> dict[str, float]
         generator = torch.Generator().manual_seed(0)
         differences = dict.fromkeys(names, 0.0)
         for size in SIZES:
-            batch = torch.randn(size, generator=generator)
-            with torch.no_grad():
-                levels = features(batch)
+            batch, levels = _levels_at(size, features, generator)
             for name, value, expected in zip(names, run(batch.numpy()), levels):
                 scale = expected.abs().max()
                 difference = ((torch.from_numpy(value) - expected).abs().max() / scale).item()
@@ -208,6 +207,20 @@ def onnx_runner(path: str | os.PathLike, threads: int = 0) -> Callable[[np.ndarr
 
     run.names = [output.name for output in session.get_outputs()]
     return run
+
+
+def _levels_at(
+    size: tuple[int, ...], features: nn.Module, generator: torch.Generator
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return random images of a size, or of the multiples of 32 above it, and their levels."""
+    batch = torch.randn(size, generator=generator)
+    with torch.no_grad():
+        try:
+            return batch, features(batch)
+        except RuntimeError:  # maps that were halved and doubled are not as large as before
+            size = (*size[:2], *(-(-side // 32) * 32 for side in size[2:]))
+            batch = torch.randn(size, generator=generator)
+            return batch, features(batch)
 
 
 def _level_names(images: Tensor, levels: Sequence[Tensor]) -> list[str]:

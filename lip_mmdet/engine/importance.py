@@ -117,11 +117,20 @@ def _levels(
         percent = 100 * seen.selectivity[index].float().cpu().numpy() / max(seen.largest, 1e-9)
         sizes.setdefault(percent.shape, []).append((name, percent))
     for size, members in sorted(sizes.items(), reverse=True):
-        where = {name.replace('backbone.', '', 1).rsplit('.logit', 1)[0] for name, _ in members}
-        if len(where) > 1:
-            where = {name.rpartition('.')[0] or name for name in where}
-        label = f'stride {round(canvas[0] / size[0])} ({", ".join(sorted(where))})'
+        places = sorted({_place(name) for name, _ in members})
+        if len(places) > 1:
+            places = sorted({place.rpartition('.')[0] or place for place in places})
+        named = places[0] + (f' and {len(places) - 1} more' if len(places) > 1 else '')
+        label = f'stride {round(canvas[0] / size[0])} ({named})'
         yield label, np.mean([percent for _, percent in members], axis=0)
+
+
+def _place(name: str) -> str:
+    """Return where in a backbone, given or within LIPBackbone, a LIP of that name stands."""
+    while name.startswith('backbone.'):
+        name = name[len('backbone.') :]
+    name = name.rsplit('.logit', 1)[0]
+    return name[: -len('.lip')] if name.endswith('.lip') else name
 
 
 @HOOKS.register_module()
