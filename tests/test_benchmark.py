@@ -53,6 +53,16 @@ def test_backbones_are_measured():
     assert all(row['milliseconds'] > 0 for row in rows)
 
 
+def test_whole_detectors_are_measured():
+    from lip_mmdet.benchmark.detectors import measure_detectors
+
+    names = ('ResNet', 'LIP fused')
+    rows = measure_detectors(18, repeats=1, names=names, shape=(1, 3, 64, 96))
+    assert [row['case'] for row in rows] == list(names)
+    assert rows[0]['ratio'] == 1
+    assert rows[1]['ratio'] > 0
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [

@@ -1,6 +1,6 @@
-"""Time the operators and the backbones; see ``docs/performance.md``.
+"""Time the operators, the backbones, whole detectors; see ``docs/performance.md``.
 
-`operators` needs torch alone; `backbones` needs MMDetection.
+`operators` needs torch alone; `backbones` and `detectors` need MMDetection.
 """
 
 from __future__ import annotations

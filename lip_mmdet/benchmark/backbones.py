@@ -15,6 +15,7 @@ from lip_mmdet.errors import InputError
 EVAL_SHAPE = (1, 3, 800, 1344)
 TRAIN_SHAPE = (2, 3, 480, 640)
 BACKBONES = ('ResNet', 'LIP composed', 'LIP fused')
+COMPILED = ('LIP compiled',)
 EXPORTED = ('ResNet onnxruntime', 'LIP onnxruntime')
 
 
@@ -28,6 +29,7 @@ def measure_backbones(
     memory: bool = False,
     shape: tuple[int, int, int, int] | None = None,
     exported: bool = False,
+    compiled: bool = False,
 ) -> list[dict]:
     """Time the backbones in turn.
 
@@ -42,13 +44,14 @@ def measure_backbones(
         memory: measure peak memory too.
         shape: of the images; default: those of the targets.
         exported: time both networks as ONNX files in onnxruntime, too; eval on the CPU only.
+        compiled: time the composition under ``torch.compile``, too.
 
     Returns:
         One row for each: milliseconds, ratio to ResNet, peak memory and its ratio.
     """
     shape = shape or (TRAIN_SHAPE if training else EVAL_SHAPE)
     options = (depth, training, layout, dtype, device, shape)
-    names = BACKBONES + EXPORTED if exported else BACKBONES
+    names = BACKBONES + COMPILED * compiled + EXPORTED * exported
     cases = {name: build(name, *options) for name in names}
     rows = summarize(interleave(cases, repeats, device), baseline='ResNet')
     del cases
@@ -76,7 +79,7 @@ def build(
     device: str,
     shape: tuple[int, int, int, int],
 ) -> Callable[[], object]:
-    """Build one of :data:`BACKBONES` or :data:`EXPORTED`, and its images; return what runs it once.
+    """Build one of the backbones, and its images; return what runs it once.
 
     Raises:
         InputError: onnxruntime is missing, or asked for a training step.

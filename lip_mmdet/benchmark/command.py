@@ -25,6 +25,7 @@ COLUMNS = {
     'peak_ratio': '{:.2f}',
 }
 
+WHAT = ['operators', 'backbones', 'all', 'detectors']
 DTYPES = ['float32', 'bfloat16', 'float16']
 DEPTHS = [18, 34, 50, 101, 152]
 LAYOUTS = ['contiguous', 'channels_last', 'defaults']
@@ -39,16 +40,22 @@ def main(arguments: list[str] | None = None) -> None:
     dtypes = [getattr(torch, name) for name in args.dtypes]
     rows = []
     print(_machine(device))
-    if args.what != 'backbones':
+    if args.what in ('operators', 'all'):
         for dtype in dtypes:
             for backward in (False, True):
                 for channels_last in (False, True):
                     group = measure_operators(
-                        tuple(args.shape), dtype, channels_last, backward, device, args.repeats
+                        tuple(args.shape),
+                        dtype,
+                        channels_last,
+                        backward,
+                        device,
+                        args.repeats,
+                        args.compiled,
                     )
                     _show('operators', group)
                     rows += group
-    if args.what != 'operators':
+    if args.what in ('backbones', 'all'):
         from lip_mmdet.benchmark.backbones import measure_backbones
 
         for dtype in dtypes:
@@ -64,19 +71,30 @@ def main(arguments: list[str] | None = None) -> None:
                             max(2, args.repeats // 3),
                             args.memory,
                             exported=args.runtime == 'onnxruntime',
+                            compiled=args.compiled,
                         )
                         _show('backbones', group)
                         rows += group
+    if args.what == 'detectors':
+        from lip_mmdet.benchmark.detectors import DETECTORS, measure_detectors
+
+        names = DETECTORS if args.compiled else DETECTORS[:-1]
+        for dtype in dtypes:
+            for depth in args.depths:
+                repeats = max(2, args.repeats // 3)
+                group = measure_detectors(depth, dtype, device, repeats, args.memory, names)
+                _show('detectors', group)
+                rows += group
     if args.out_json:
         write_json(args.out_json, dict(machine=_machine(device), rows=rows))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('what', nargs='?', default='all', choices=['operators', 'backbones', 'all'])
+    parser.add_argument('what', nargs='?', default='all', choices=WHAT)
     parser.add_argument('--device', choices=['cpu', 'cuda'], help='default: a GPU if there is one')
     parser.add_argument(
-        '--repeats', type=positive, default=15, help='timed runs; a third for backbones'
+        '--repeats', type=positive, default=15, help='timed runs; a third for networks'
     )
     parser.add_argument('--shape', type=positive, nargs=4, default=STEM_SHAPE, help='of the maps')
     parser.add_argument('--dtypes', nargs='+', choices=DTYPES, default=['float32'])
@@ -89,7 +107,12 @@ def _parser() -> argparse.ArgumentParser:
         default='torch',
         help='onnxruntime: time the backbones there, too (with --mode eval)',
     )
-    parser.add_argument('--memory', action='store_true', help='measure peak memory of backbones')
+    parser.add_argument('--memory', action='store_true', help='measure peak memory of networks')
+    parser.add_argument(
+        '--compiled',
+        action='store_true',
+        help="time torch.compile's, too, which takes up to half a minute for each case before",
+    )
     parser.add_argument('--out-json', help='write all figures here')
     return parser
 

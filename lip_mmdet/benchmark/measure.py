@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import statistics
 import time
@@ -16,7 +17,10 @@ QUEUED_CALLS = 20
 
 
 def interleave(
-    cases: dict[str, Callable[[], object]], repeats: int, device: str = 'cpu'
+    cases: dict[str, Callable[[], object]],
+    repeats: int,
+    device: str = 'cpu',
+    queued: int = QUEUED_CALLS,
 ) -> dict[str, list[float]]:
     """Run all cases once for warmth, then ``repeats`` times in turn.
 
@@ -24,11 +28,12 @@ def interleave(
         cases: name -> what to run.
         repeats: timed runs of each.
         device: ``'cpu'`` or ``'cuda'``, where a run is of several calls.
+        queued: how many.
 
     Returns:
         Seconds of one call in each run, by name.
     """
-    calls = 1 if device == 'cpu' else QUEUED_CALLS
+    calls = 1 if device == 'cpu' else queued
     seconds = {name: [] for name in cases}
     for turn in range(repeats + 1):
         for name, run in cases.items():
@@ -75,10 +80,13 @@ def peak_memory(build: Callable, arguments: tuple, device: str) -> float:
         device: ``'cpu'`` or ``'cuda'``.
     """
     if device != 'cpu':
+        gc.collect()
+        before = torch.cuda.memory_allocated()
         run = build(*arguments)
+        run()  # what is compiled, or chosen, at first may take more
         torch.cuda.reset_peak_memory_stats()
         run()
-        return torch.cuda.max_memory_allocated() / 1e6
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
     return statistics.median(_peak_of_a_process(build, arguments) for _ in range(PROCESSES))
 
 

@@ -36,6 +36,7 @@ def measure_operators(
     backward: bool = False,
     device: str = 'cpu',
     repeats: int = 15,
+    compiled: bool = False,
 ) -> list[dict]:
     """Time the operators on maps of one shape, one dtype and one memory format.
 
@@ -46,6 +47,7 @@ def measure_operators(
         backward: time forward and backward together.
         device: ``'cpu'`` or ``'cuda'``.
         repeats: timed runs of each.
+        compiled: time the composition under ``torch.compile``, too.
 
     Returns:
         One row for each: milliseconds, ratio to the copy, bytes and rate; and how far the results
@@ -60,6 +62,9 @@ def measure_operators(
         'avg_pool2d': lambda: F.avg_pool2d(x, 3, 2, 1),
         'copy': lambda: x.clone(),
     }
+    if compiled:
+        operator = torch.compile(formula.gated_lip2d, dynamic=True)
+        cases['compiled'] = lambda: operator(x, raw, weight, bias)
     if backward:
         cases = {name: _with_backward(run, (x, raw)) for name, run in cases.items()}
     results = {name: cases[name]() for name in ('fused', 'composed')}
@@ -75,7 +80,7 @@ def measure_operators(
         )
         if row['case'] == 'fused':
             row['deviation'] = deviation
-        if not backward:
+        if not backward and row['case'] in MAPS_MOVED:
             moved = MAPS_MOVED[row['case']]
             row.update(
                 megabytes=moved * size / 1e6,
