@@ -11,9 +11,14 @@ from torch import nn
 
 
 def assert_outputs_are(reference, net):
-    """Compare the features with a reference file's, in float32; ``net`` has its weights."""
+    """Compare the features with a reference file's, in float32; ``net`` has its weights.
+
+    Return them, on the CPU.
+    """
+    device = next(net.parameters()).device
     with torch.no_grad():
-        features = net.eval()(seeded_image(reference['input_shape']))
+        features = net.eval()(seeded_image(reference['input_shape']).to(device))
+    features = [feature.cpu() for feature in features]
     expected = [reference['outputs'][f'stage{i}'] for i in (1, 2, 3, 4)]
     assert [list(f.shape) for f in features] == [e['shape'] for e in expected]
     for feature, figures in zip(features, expected):
@@ -22,6 +27,7 @@ def assert_outputs_are(reference, net):
         assert_samples(feature, figures)
     loss = sum(f.double().square().mean() for f in features)
     assert loss.item() == pytest.approx(reference['loss_value'], rel=1e-4)
+    return features
 
 
 def assert_samples(tensor, figures):

@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 import torch.nn.functional as F
-from backbone_checks import skip_sync_bn_without_gpu
+from backbone_checks import assert_outputs_are, skip_sync_bn_without_gpu
 from mmdet.models import ResNet
 from mmdet.registry import MODELS
 from mmengine.logging import MMLogger
@@ -58,18 +58,28 @@ def heads(net):
 
 
 def test_outputs_and_loss_are_the_authors(reference, official):
-    net = LIPResNet(50).eval()
+    net = LIPResNet(50)
     net.load_state_dict(official)
-    features = net(seeded_image(reference['input_shape']))
-    stages = [reference['outputs'][f'stage{i}'] for i in (1, 2, 3, 4)]
-    for feature, expected in zip(features, stages):
-        assert list(feature.shape) == expected['shape']
-        assert feature.mean().item() == pytest.approx(expected['mean'], rel=1e-4)
-        assert feature.std().item() == pytest.approx(expected['std'], rel=1e-4)
-        values = torch.tensor(expected['samples'])
-        torch.testing.assert_close(samples(feature, len(values)), values, rtol=1e-4, atol=1e-5)
-    loss = sum(f.double().square().mean() for f in features)
-    assert loss.item() == pytest.approx(reference['loss_value'], rel=1e-4)
+    assert_outputs_are(reference, net)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize('channels_last', [False, True])
+@pytest.mark.parametrize('implementation', ['fused', 'composed', 'compiled'])
+def test_outputs_are_the_authors_on_a_gpu(
+    reference, official, implementation, channels_last, monkeypatch
+):
+    """And, in half precision, close to them."""
+    if not torch.cuda.is_available():
+        pytest.skip('needs a GPU')
+    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
+    net = LIPResNet(50, implementation=implementation, channels_last=channels_last)
+    net.load_state_dict(official)
+    expected = assert_outputs_are(reference, net.cuda())
+    with torch.no_grad(), torch.autocast('cuda'):
+        features = net(seeded_image(reference['input_shape']).cuda())
+    for feature, exact in zip(features, expected):
+        assert (feature.cpu() - exact).norm() < 0.02 * exact.norm()
 
 
 def test_stem_is_the_authors(reference, official):

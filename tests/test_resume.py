@@ -127,6 +127,7 @@ RUNS = {
 def _train(config, work_dir, resume, kill_at, join):
     """Train in this process; it kills itself at a moment, counted in steps and changes of files."""
     torch.set_num_threads(1)
+    os.environ['CUBLAS_WORKSPACE_CONFIG'] = ':4096:8'  # which deterministic CUDA needs
     moments = iter(range(1, 10**6))
 
     def counted(function):
@@ -227,6 +228,26 @@ def test_two_processes_end_in_the_same_bits(tmp_path):
     assert train(config, whole, processes=2) == 0
     kill_at = 2 * moments_of(whole) // 3
     assert_survives(config, whole, tmp_path / 'killed', kill_at, processes=2)
+
+
+@pytest.mark.gpu
+def test_mixed_precision_and_its_scaler_end_in_the_same_bits(tmp_path):
+    """The scale falls at first, and grows twice and more."""
+    if not torch.cuda.is_available():
+        pytest.skip('needs a GPU')
+    scaled = dict(
+        type='AmpOptimWrapper',
+        loss_scale=dict(init_scale=2.0**24, growth_interval=5),
+        optimizer=dict(type='SGD', lr=0.1, momentum=0.9),
+    )
+    config = run_config(optim_wrapper=scaled, randomness=dict(seed=5, deterministic=True))
+    whole = tmp_path / 'whole'
+    assert train(config, whole) == 0
+    last = torch.load(next(whole.glob('epoch_*.pth')), weights_only=False)
+    assert last['optimizer']['loss_scaler']['scale'] != 2.0**24
+    moments = moments_of(whole)
+    for kill_at in range(moments // 4, moments, moments // 5):
+        assert_survives(config, whole, tmp_path / str(kill_at), kill_at)
 
 
 @pytest.mark.slow
