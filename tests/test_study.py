@@ -9,7 +9,7 @@ from tiny_detector import run_tool, write_tiny_project
 
 import lip_mmdet.plugin  # noqa: F401
 from lip_mmdet.errors import InputError
-from lip_mmdet.study import check_figures, plan, read_study, write_results
+from lip_mmdet.study import check_figures, plan, read_study, write_costs, write_results
 from lip_mmdet.study.results import score
 
 STUDY = """
@@ -37,7 +37,7 @@ def study(tmp_path):
 
 def pretend(run, study, shift):
     """Keep what a training would: the true boxes, off by some pixels."""
-    truth = json.loads(study.truth.read_text())
+    truth = json.loads(run.truth.read_text())
     found = [
         dict(
             image_id=a['image_id'],
@@ -49,7 +49,7 @@ def pretend(run, study, shift):
     ]
     run.detections.write_bytes(gzip.compress(json.dumps(found).encode()))
     record = dict(key=run.key(), code=plan.code_digest(), data={}, seconds=3600)
-    record.update(figures=score(study, run.detections), mega_multiply_adds=10, milliseconds=5)
+    record.update(figures=score(study, run))
     run.record_file.write_text(json.dumps(record))
 
 
@@ -74,7 +74,22 @@ def test_runs_that_are_done_are_counted_and_told(study):
     assert f'| plain | 2 | {mean:.1f} ± ' in page
     assert '| with LIP over plain | +' in page
     assert 'To be done: lip:1, more:0.' in page
-    assert {path.name for path in one.results.glob('*.png')} == {'arms.png', 'cost.png'}
+    assert {path.name for path in one.results.glob('*.png')} == {'arms.png'}
+
+
+def test_costs_are_measured_apart(study):
+    one = read_study(study)
+    pretend(one.runs[0], one, 1)
+    write_costs(one, repeats=1)
+    arms = json.loads(one.costs_file.read_text())['arms']
+    assert list(arms) == ['plain', 'lip', 'more']
+    assert arms['lip'] != arms['plain']
+    adds = [arms[name]['mega_multiply_adds'] for name in arms]
+    assert adds[0] < adds[1] == adds[2]
+    page = write_results(one, resamples=50).read_text()
+    assert f'| {adds[0]:,.0f} |' in page
+    assert '![AP against cost](cost.png)' in page
+    assert (one.results / 'cost.png').is_file()
 
 
 def test_another_config_is_another_run_and_older_code_is_told(study):

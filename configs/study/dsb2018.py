@@ -13,6 +13,12 @@ wide = {
     'model.backbone.stem_channels': 81,
     'model.neck.in_channels': [81, 162, 324, 648],
 }
+twice = {
+    'train_cfg.max_epochs': 12,
+    'train_cfg.val_interval': 12,
+    'param_scheduler.1.end': 12,
+    'param_scheduler.1.T_max': 12,
+}
 # Two epochs more, as MMDetection fine-tunes.
 upgrade = {
     'model.backbone.frozen_stages': 1,
@@ -22,6 +28,42 @@ upgrade = {
     'train_cfg.max_epochs': 2,
     'train_cfg.val_interval': 2,
 }
+bccd = dict(config='bccd-finetune.py', truth='bccd_val.json.gz', starts_from='resnet18')
+atss = '../musu/atss_r18_fpn_6e_dsb2018-256.py'
+musu = '../musu/musu_r18_fpn_6e_dsb2018-256.py'
+# The detectors of the main pair, on images that are not as those they were trained on.
+padded = {'model.data_preprocessor.pad_size_divisor': 384}
+masked = {
+    'model.backbone.mask_padding': True,
+    'model.data_preprocessor.type': 'SizedDetDataPreprocessor',
+}
+smaller = {'test_dataloader.dataset.pipeline.1.scale': (171, 171)}
+larger = {'test_dataloader.dataset.pipeline.1.scale': (341, 341)}
+noisy = {
+    'custom_imports.imports': ['lip_mmdet.plugin', 'lip_mmdet.study.noise'],
+    'test_dataloader.dataset.pipeline.0': dict(type='LoadNoisyImage', deviation=10),
+}
+
+conditions = {
+    'padded to 384': padded,
+    'a third smaller': smaller,
+    'a third larger': larger,
+    'with noise': noisy,
+}
+
+
+def tested(arm, condition, changes):
+    """Return the arm that tests another's detectors as they are."""
+    name = {'resnet18': 'ResNet-18', 'lip-resnet18': 'LIP-ResNet-18'}[arm]
+    return dict(
+        name=f'{arm}-{condition.replace(" ", "-")}',
+        label=f'{condition}: {name}',
+        config=detector,
+        seeds=seeds[:3],
+        tests=arm,
+        changes={**changes, **(lip if arm == 'lip-resnet18' else {})},
+    )
+
 
 arms = [
     dict(name='resnet18', label='ResNet-18', config=detector, seeds=seeds),
@@ -49,21 +91,92 @@ arms = [
         changes={**upgrade, **lip},
         starts_from='resnet18',
     ),
+    dict(name='bccd-plain', label='blood cells: ResNet-18', seeds=seeds[:3], **bccd),
+    dict(name='bccd-lip', label='blood cells: LIP-ResNet-18', seeds=seeds[:3], changes=lip, **bccd),
+    dict(
+        name='average',
+        label='LIP-ResNet-18 without importance (average pooling)',
+        config=detector,
+        seeds=seeds[:3],
+        # Logits between 0 and a millionth: LIP's network, and average pooling.
+        changes={**lip, 'model.backbone.gate_coefficient': 1e-6},
+    ),
+    dict(
+        name='stem',
+        label='LIP in the stem alone',
+        config=detector,
+        seeds=seeds[:3],
+        changes={**lip, 'model.backbone.lip_stages': [False] * 4},
+    ),
+    dict(
+        name='stages',
+        label='LIP in the stages alone',
+        config=detector,
+        seeds=seeds[:3],
+        changes={**lip, 'model.backbone.lip_stem': False},
+    ),
+    dict(
+        name='resnet18-d',
+        label='ResNet-18-D (deep_stem, avg_down)',
+        config=detector,
+        seeds=seeds[:3],
+        changes={'model.backbone.deep_stem': True, 'model.backbone.avg_down': True},
+    ),
+    dict(
+        name='resnet34',
+        label='ResNet-34',
+        config=detector,
+        seeds=seeds[:3],
+        changes={'model.backbone.depth': 34},
+    ),
+    dict(
+        name='resnet18-twice',
+        label='ResNet-18, twice the schedule',
+        config=detector,
+        seeds=[0],
+        changes=twice,
+    ),
+    dict(
+        name='lip-resnet18-twice',
+        label='LIP-ResNet-18, twice the schedule',
+        config=detector,
+        seeds=[0],
+        changes={**twice, **lip},
+    ),
+    dict(name='atss', label='ATSS, ResNet-18', config=atss, seeds=seeds[:3]),
+    dict(name='musu', label='MuSu, ResNet-18', config=musu, seeds=seeds[:3]),
+    dict(name='musu-lip', label='MuSu, LIP-ResNet-18', config=musu, seeds=seeds[:3], changes=lip),
+    *(
+        tested(arm, condition, changes)
+        for condition, changes in conditions.items()
+        for arm in ('resnet18', 'lip-resnet18')
+    ),
+    tested('lip-resnet18', 'padded to 384 and masked', {**padded, **masked}),
 ]
 compared = [
     ('lip-resnet18', 'resnet18'),
     ('lip-resnet18', 'resnet18-wide'),
     ('resnet18-wide', 'resnet18'),
     ('upgrade-lip', 'upgrade-plain'),
+    ('bccd-lip', 'bccd-plain'),
+    ('lip-resnet18', 'average'),
+    ('average', 'resnet18'),
+    ('stem', 'resnet18'),
+    ('stages', 'resnet18'),
+    ('resnet18-d', 'resnet18'),
+    ('lip-resnet18', 'resnet18-d'),
+    ('lip-resnet18', 'resnet34'),
+    ('lip-resnet18-twice', 'resnet18-twice'),
+    ('musu', 'atss'),
+    ('musu-lip', 'musu'),
+    ('lip-resnet18-padded-to-384', 'resnet18-padded-to-384'),
+    ('lip-resnet18-padded-to-384-and-masked', 'resnet18-padded-to-384'),
+    ('lip-resnet18-a-third-smaller', 'resnet18-a-third-smaller'),
+    ('lip-resnet18-a-third-larger', 'resnet18-a-third-larger'),
+    ('lip-resnet18-with-noise', 'resnet18-with-noise'),
 ]
 planned = [
-    "ResNet-18 widened to LIP-ResNet-18's measured time",
-    'ResNet-18 and LIP-ResNet-18 at twice the schedule',
-    'fine-tuning on blood cells (BCCD) from the ResNet-18 detectors, plain and LIP',
-    'LIP with logits frozen at zero',
-    'LIP in the stem alone, in the stages alone',
-    'ResNet-18 with deep_stem and avg_down',
-    'gate off, coefficients 6 and 24, SoftPool, BlurPool, SPD-Conv',
-    'ATSS and MuSu with ResNet-18 and LIP-ResNet-18',
+    'gate off, coefficients 6 and 24, a stem that starts max-like, SoftPool, BlurPool, SPD-Conv',
+    'MuSu with a = 0, a = 0.5 and three anchors',
     'LIPBackbone around CSPNeXt, before and after the convolutions',
 ]

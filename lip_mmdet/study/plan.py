@@ -35,13 +35,15 @@ _CODE = ('ops', 'layers', 'backbones', 'dense_heads', 'engine/resume.py')
 
 @dataclass(frozen=True)
 class Run:
-    """One training.
+    """One training, or one test of another's detector.
 
     Attributes:
         arm: name of the arm.
         seed: of the training.
         config: with the arm's changes and the seed.
         start: the run whose detector it starts from, if the arm says so.
+        trains: or tests that run's detector as it is.
+        truth: annotations to score by, kept with the results.
         results: folder of what is kept of the study's runs.
         work_dir: folder of what is not.
     """
@@ -50,6 +52,8 @@ class Run:
     seed: int
     config: Config
     start: Run | None
+    trains: bool
+    truth: Path
     results: Path
     work_dir: Path
 
@@ -61,6 +65,13 @@ class Run:
     def detections(self) -> Path:
         """Where the detections are kept, as gzip'd COCO results."""
         return self.results / f'{self.arm}-{self.seed}.bbox.json.gz'
+
+    @property
+    def annotations(self) -> list[Path]:
+        """Return the files that it is trained and tested on."""
+        loaders = self.config.train_dataloader, self.config.test_dataloader
+        sets = [loader.dataset for loader in loaders]
+        return sorted({Path(one.get('data_root') or '') / one.ann_file for one in sets})
 
     @property
     def record_file(self) -> Path:
@@ -75,6 +86,8 @@ class Run:
         key['seed'] = self.seed
         if self.start is not None:
             key['start'] = self.start.key()
+        if not self.trains:
+            key['trains'] = False
         return key
 
     def record(self) -> dict[str, Any] | None:
@@ -95,8 +108,6 @@ class Study:
         runs: all of them, in the order in which they are to be done.
         compared: pairs (arm, baseline).
         planned: labels of what is not begun.
-        truth: annotations to score by, kept with the results.
-        annotations: files that are trained and tested on.
         max_dets: detections of an image that count.
         results: folder of what is kept.
     """
@@ -106,14 +117,17 @@ class Study:
     runs: list[Run]
     compared: list[tuple[str, str]]
     planned: list[str]
-    truth: Path
-    annotations: list[Path]
     max_dets: int
     results: Path
 
     def of_arm(self, arm: str) -> list[Run]:
         """Return the runs of an arm that are done."""
         return [run for run in self.runs if run.arm == arm and run.record()]
+
+    @property
+    def costs_file(self) -> Path:
+        """What the arms' backbones cost, as one machine measured it."""
+        return self.results / 'costs.json'
 
     def left(self) -> list[Run]:
         """Return the runs that are to be done."""
@@ -150,9 +164,10 @@ def read_study(path: str | Path) -> Study:
     Args:
         path: a Python file with ``name``; ``results``, a folder, and ``truth``, a file in it, as
             seen from the project; ``arms``, each a dict of ``name``, ``label``, ``config`` (as seen
-            from this file), ``seeds``, perhaps ``changes`` (to the config, by dotted name) and
-            ``starts_from`` (an arm whose detector of the same seed is trained on); ``compared``,
-            pairs of arm names; perhaps ``planned`` and ``max_dets`` (100).
+            from this file), ``seeds``, perhaps ``changes`` (to the config, by dotted name),
+            ``starts_from`` (an arm whose detector of the same seed is trained on), ``tests`` (an
+            arm whose detector of the same seed is tested as it is) and a ``truth`` of its own;
+            ``compared``, pairs of arm names; perhaps ``planned`` and ``max_dets`` (100).
 
     Raises:
         InputError: there is no such file, or it lacks or misnames something.
@@ -169,7 +184,7 @@ def read_study(path: str | Path) -> Study:
     for arm in content['arms']:
         config = _config(path.parent / arm['config'], arm.get('changes') or {})
         for seed in arm['seeds']:
-            start = arm.get('starts_from')
+            start = arm.get('tests') or arm.get('starts_from')
             if start is not None and (start, seed) not in runs:
                 raise InputError(f'{path}: there is no {start}:{seed} before {arm["name"]}:{seed}')
             runs[arm['name'], seed] = Run(
@@ -177,6 +192,8 @@ def read_study(path: str | Path) -> Study:
                 seed,
                 _seeded(config, seed),
                 runs.get((start, seed)),
+                'tests' not in arm,
+                results / arm.get('truth', content['truth']),
                 results,
                 work_dir / arm['name'] / str(seed),
             )
@@ -190,8 +207,6 @@ def read_study(path: str | Path) -> Study:
         runs=list(runs.values()),
         compared=[tuple(pair) for pair in content['compared']],
         planned=list(content.get('planned', ())),
-        truth=results / content['truth'],
-        annotations=sorted({file for run in runs.values() for file in _annotations(run.config)}),
         max_dets=content.get('max_dets', 100),
         results=results,
     )
@@ -229,9 +244,3 @@ def _seeded(config: Config, seed: int) -> Config:
     config = copy.deepcopy(config)
     config.randomness = {**(config.get('randomness') or {}), 'seed': seed}
     return config
-
-
-def _annotations(config: Config) -> Iterator[Path]:
-    for name in ('train_dataloader', 'test_dataloader'):
-        dataset = config[name].dataset
-        yield Path(dataset.get('data_root') or '') / dataset.ann_file

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,17 @@ from lip_mmdet.evaluation import (
     limits_up_to,
     load_detections,
     load_ground_truth,
+    read_json,
 )
 from lip_mmdet.evaluation.tables import percent
 from lip_mmdet.files import replace_on_success, write_text
-from lip_mmdet.study.plan import Study, is_older
+from lip_mmdet.study.costs import COSTS
+from lip_mmdet.study.plan import Run, Study, is_older
 
 
-def score(study: Study, detections: Path) -> dict[str, float | None]:
-    """Return AP to APL of detections that are kept."""
-    found = figures(_evaluation(study, load_ground_truth(study.truth), detections))
+def score(study: Study, run: Run) -> dict[str, float | None]:
+    """Return AP to APL of a run's detections that are kept."""
+    found = figures(_evaluation(study, load_ground_truth(run.truth), run))
     return {name: found[name] for name in AP_FIGURES}
 
 
@@ -40,7 +41,7 @@ def check_figures(study: Study) -> None:
     wrong = [
         run.name
         for run in study.runs
-        if run.record() and run.record()['figures'] != score(study, run.detections)
+        if run.record() and run.record()['figures'] != score(study, run)
     ]
     if wrong:
         raise InputError(f'the figures of {", ".join(wrong)} are not those of their detections')
@@ -55,12 +56,12 @@ def write_results(study: Study, resamples: int = 1000) -> Path:
     """
     from lip_mmdet.visualization.study import draw_arms, draw_cost
 
-    truth = load_ground_truth(study.truth)
+    truths = {run.truth: load_ground_truth(run.truth) for run in study.runs if run.record()}
     arms = {
         name: Arm(
             label,
             [run.detections.name for run in runs],
-            [_evaluation(study, truth, run.detections) for run in runs],
+            [_evaluation(study, truths[run.truth], run) for run in runs],
         )
         for name, label in study.labels.items()
         for runs in [study.of_arm(name)]
@@ -70,29 +71,26 @@ def write_results(study: Study, resamples: int = 1000) -> Path:
         (arms[name].name, compare(arms[name], [arms[baseline]], truth, resamples)[0])
         for name, baseline in study.compared
         if name in arms and baseline in arms
+        for truth in [truths[study.of_arm(name)[0].truth]]
     ]
-    costs = {arms[name].name: _cost(study, name) for name in arms}
+    measured = read_json(study.costs_file, 'costs')['arms'] if study.costs_file.is_file() else {}
+    costs = {arm.name: measured[name] for name, arm in arms.items() if name in measured}
     page = study.results / 'README.md'
     with replace_on_success(page) as file:
         write_text(file, _page(study, list(arms.values()), comparisons, costs), page)
     points = {arm.name: {n: r['values'] for n, r in arm.figures().items()} for arm in arms.values()}
-    for name, figure in (('arms.png', draw_arms(points)), ('cost.png', draw_cost(points, costs))):
+    pictures = {'arms.png': draw_arms(points)}
+    if costs:
+        pictures['cost.png'] = draw_cost(points, costs)
+    for name, figure in pictures.items():
         with replace_on_success(study.results / name) as file:
             figure.savefig(file, dpi=110)
     return page
 
 
-def _evaluation(study: Study, truth: GroundTruth, detections: Path) -> CocoEvaluation:
-    found = load_detections(detections, truth)
+def _evaluation(study: Study, truth: GroundTruth, run: Run) -> CocoEvaluation:
+    found = load_detections(run.detections, truth)
     return evaluate(truth, found, max_detections=limits_up_to(study.max_dets))
-
-
-def _cost(study: Study, arm: str) -> dict[str, float]:
-    records = [run.record() for run in study.of_arm(arm)]
-    return {
-        key: statistics.median(record[key] for record in records)
-        for key in ('mega_multiply_adds', 'milliseconds', 'seconds')
-    }
 
 
 def _page(
@@ -101,14 +99,13 @@ def _page(
     comparisons: list[tuple[str, Comparison]],
     costs: dict[str, dict[str, float]],
 ) -> str:
-    head = ['| arm | trainings | ' + ' | '.join(AP_FIGURES) + ' | M multiply-adds | ms | minutes |']
-    head.append('|---|' + '---|' * (len(AP_FIGURES) + 4))
+    head = ['| arm | trainings | ' + ' | '.join([*AP_FIGURES, *COSTS.values()]) + ' |']
+    head.append('|---|' + '---|' * (1 + len(AP_FIGURES) + len(COSTS)))
     rows = []
     for arm in arms:
         cells = [_mean_and_spread(row) for row in arm.figures().values()]
-        cost = costs[arm.name]
-        cells += [f'{cost["mega_multiply_adds"]:,.0f}', f'{cost["milliseconds"]:.0f}']
-        cells.append(f'{cost["seconds"] / 60:.0f}')
+        cost = costs.get(arm.name)
+        cells += [f'{cost[key]:,.0f}' if cost else '-' for key in COSTS]
         rows.append(f'| {arm.name} | {len(arm.runs)} | {" | ".join(cells)} |')
     lines = [
         f'# {study.name}',
@@ -116,7 +113,7 @@ def _page(
         'Made by `tools/study.py` from the detections in this folder.',
         '',
         f'AP in percent at {study.max_dets} detections an image, mean and standard deviation over '
-        "trainings; the backbone's cost on an image of 256 x 256; minutes of a training.",
+        'trainings; what the backbone costs, see [costs.json](costs.json).',
         '',
         *head,
         *rows,
@@ -129,7 +126,9 @@ def _page(
         lines.append(f'| {name} over {comparison.name} | {" | ".join(cells)} |')
     remarks = {comparison.remark for _, comparison in comparisons}
     lines += ['', *(f'In brackets: 95 % {remark}.' for remark in sorted(remarks))]
-    lines += ['', '![AP of each training](arms.png)', '', '![AP against cost](cost.png)']
+    lines += ['', '![AP of each training](arms.png)']
+    if costs:
+        lines += ['', '![AP against cost](cost.png)']
     older = [run.name for run in study.runs if is_older(run.record())]
     if older:
         lines += ['', f'Trained by older code than there is now: {", ".join(older)}.']

@@ -5,26 +5,20 @@ from __future__ import annotations
 import copy
 import gzip
 import json
-import os
 import platform
-import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
-from mmdet.registry import MODELS
-from mmengine.config import Config
-from mmengine.registry import init_default_scope
 from mmengine.runner import find_latest_checkpoint
 
-from lip_mmdet.backbones.watching import run_and_see
 from lip_mmdet.engine.inference import detect
 from lip_mmdet.errors import InputError
 from lip_mmdet.evaluation import read_json
 from lip_mmdet.files import replace_on_success, write_bytes, write_json
+from lip_mmdet.study.costs import machine
 from lip_mmdet.study.plan import Run, Study, code_digest, file_digest
 from lip_mmdet.study.results import score
 
@@ -53,41 +47,46 @@ def carry_out(study: Study, only: str | None = None) -> None:
         if only not in names:
             raise InputError(f'no run {only}; there are {", ".join(names)}')
         left = [run for run in left if run.name == only]
-    if left:
-        data = _data(study)
+    for run in left:
+        _data(study, run)
     for number, run in enumerate(left, 1):
-        print(f'[{number}/{len(left)}] {run.name}: training in {run.work_dir}', flush=True)
-        seconds = _train(run)
-        _record(study, run, seconds, data)
+        print(f'[{number}/{len(left)}] {run.name}: in {run.work_dir}', flush=True)
+        config = _dump_config(run)
+        seconds = _train(run, config) if run.trains else 0
+        _record(study, run, seconds)
         figures = run.record()['figures']
         print(f'[{number}/{len(left)}] {run.name}: AP {100 * figures["AP"]:.1f}', flush=True)
 
 
-def _data(study: Study) -> dict[str, str]:
-    """Return digests of the data, which have to be those of all runs."""
-    missing = [str(path) for path in study.annotations if not path.is_file()]
+def _data(study: Study, run: Run) -> dict[str, str]:
+    """Return digests of a run's data, which have to be those of all runs on them."""
+    missing = [str(path) for path in run.annotations if not path.is_file()]
     if missing:
         raise InputError(f'no data at {missing[0]}; put them there to train')
-    digests = {str(path): file_digest(path) for path in study.annotations}
-    for run in study.runs:
-        record = run.record()
-        if record and record['data'] != digests:
+    digests = {str(path): file_digest(path) for path in run.annotations}
+    for other in study.runs:
+        known = (other.record() or {'data': {}})['data']
+        if any(known[path] != digest for path, digest in digests.items() if path in known):
             raise InputError(
-                f'{run.name} was trained on other data than there are; see {run.record_file}'
+                f'{other.name} was trained on other data than there are; see {other.record_file}'
             )
     return digests
 
 
-def _train(run: Run) -> float:
-    """Train, or go on training, and return how long all of it took, in seconds."""
+def _dump_config(run: Run) -> Path:
     run.work_dir.mkdir(parents=True, exist_ok=True)
     settings = copy.deepcopy(run.config)
     if run.start is not None:
         settings.load_from = str(checkpoint_of(run.start))
-    config, clock = run.work_dir / 'config.py', run.work_dir / 'seconds'
-    settings.dump(config)
+    settings.dump(run.work_dir / 'config.py')
+    return run.work_dir / 'config.py'
+
+
+def _train(run: Run, config: Path) -> float:
+    """Train, or go on training, and return how long all of it took, in seconds."""
     command = [sys.executable, '-c', _TRAIN, str(config), '--work-dir', str(run.work_dir)]
     command += ['--resume']
+    clock = run.work_dir / 'seconds'
     before = float(clock.read_text()) if clock.is_file() else 0.0
     started = time.monotonic()
     try:
@@ -112,9 +111,9 @@ def checkpoint_of(run: Run) -> Path:
     return Path(path)
 
 
-def _record(study: Study, run: Run, seconds: float, data: dict[str, str]) -> None:
-    config = run.work_dir / 'config.py'
-    files = detect(config, checkpoint_of(run), work_dir=run.work_dir / 'detections')
+def _record(study: Study, run: Run, seconds: float) -> None:
+    config, trained = run.work_dir / 'config.py', run if run.trains else run.start
+    files = detect(config, checkpoint_of(trained), work_dir=run.work_dir / 'detections')
     kept = [
         {
             'image_id': one['image_id'],
@@ -134,40 +133,12 @@ def _record(study: Study, run: Run, seconds: float, data: dict[str, str]) -> Non
             'arm': run.arm,
             'seed': run.seed,
             'key': run.key(),
-            'data': data,
+            'data': _data(study, run),
             'code': code_digest(),
-            'figures': score(study, run.detections),
+            'figures': score(study, run),
             'seconds': round(seconds),
-            **cost(run.config),
             'threads': torch.get_num_threads(),
             'versions': {'python': platform.python_version(), 'torch': torch.__version__},
-            'machine': f'{_processor()}, {os.cpu_count()} cores',
+            'machine': machine(),
         },
     )
-
-
-def cost(config: Config, repeats: int = 15) -> dict[str, float]:
-    """Return multiply-adds, in millions, and median milliseconds of a backbone's forward pass.
-
-    On one 256 x 256 image, in eval mode; milliseconds are of this machine as busy as it is.
-    """
-    init_default_scope(config.get('default_scope') or 'mmdet')
-    backbone = MODELS.build({**config.model.backbone, 'init_cfg': None})
-    backbone.eval()
-    image, times = torch.zeros(1, 3, 256, 256), []
-    with torch.no_grad():
-        adds = sum(run_and_see(backbone, image).multiply_adds.values())
-        for _ in range(repeats):
-            begun = time.perf_counter()
-            backbone(image)
-            times.append(1000 * (time.perf_counter() - begun))
-    return {'mega_multiply_adds': adds / 1e6, 'milliseconds': round(statistics.median(times), 1)}
-
-
-def _processor() -> str:
-    try:
-        lines: Any = Path('/proc/cpuinfo').read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
-    return names[0] if names else platform.processor()

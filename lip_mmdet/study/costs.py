@@ -1,0 +1,106 @@
+"""What the backbones of a study's arms cost, measured in turns on one machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any, Callable
+
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from torch import nn
+
+from lip_mmdet.backbones.watching import run_and_see
+from lip_mmdet.benchmark.measure import interleave, summarize
+from lip_mmdet.files import write_json
+from lip_mmdet.study.plan import Study
+
+# Key in the costs file -> head of the table's column.
+COSTS = {
+    'mega_multiply_adds': 'M multiply-adds',
+    'milliseconds': 'ms',
+    'step_milliseconds': 'ms of a training step',
+}
+_IMAGE = (1, 3, 256, 256)
+_BATCH = (4, 3, 256, 256)
+
+
+def write_costs(study: Study, repeats: int = 15) -> None:
+    """Measure each arm's backbone on an image and on a training batch of four, 256 pixels a side.
+
+    On the CPU, all arms in turns, which is fair to them however busy the machine is.
+
+    Args:
+        study: the study.
+        repeats: timed runs of each, of which the median is kept.
+    """
+    nets = {}
+    for run in study.runs:
+        nets.setdefault(run.arm, _backbone(run.config))
+    forward = interleave({arm: _forward(net) for arm, net in nets.items()}, repeats)
+    step = interleave({arm: _step(net) for arm, net in nets.items()}, repeats)
+    first = next(iter(nets))
+    arms = {
+        arm: {
+            'mega_multiply_adds': _multiply_adds(net),
+            'milliseconds': one['milliseconds'],
+            'step_milliseconds': other['milliseconds'],
+        }
+        for (arm, net), one, other in zip(
+            nets.items(), summarize(forward, first), summarize(step, first)
+        )
+    }
+    about = dict(machine=machine(), threads=torch.get_num_threads(), image=_IMAGE, batch=_BATCH)
+    write_json(study.costs_file, {**about, 'arms': arms})
+
+
+def _backbone(config: Config) -> nn.Module:
+    init_default_scope(config.get('default_scope') or 'mmdet')
+    return MODELS.build({**config.model.backbone, 'init_cfg': None})
+
+
+def _multiply_adds(net: nn.Module) -> float:
+    net.eval()
+    with torch.no_grad():
+        return sum(run_and_see(net, torch.zeros(_IMAGE)).multiply_adds.values()) / 1e6
+
+
+def _forward(net: nn.Module) -> Callable[[], None]:
+    image = torch.zeros(_IMAGE)
+
+    @torch.no_grad()
+    def run() -> None:
+        net.eval()
+        net(image)
+
+    return run
+
+
+def _step(net: nn.Module) -> Callable[[], None]:
+    batch = torch.rand(_BATCH)
+
+    def run() -> None:
+        net.train()
+        net.zero_grad(set_to_none=True)
+        features = net(batch)
+        torch.autograd.backward(features, [torch.ones_like(f) for f in features])
+
+    return run
+
+
+def machine() -> str:
+    """Return what trains here, in words."""
+    cores = f'{_processor()}, {os.cpu_count()} cores'
+    return f'{torch.cuda.get_device_name()}; {cores}' if torch.cuda.is_available() else cores
+
+
+def _processor() -> str:
+    try:
+        lines: Any = Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
+    return names[0] if names else platform.processor()
