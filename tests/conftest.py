@@ -1,8 +1,15 @@
-"""What a test registers with MMEngine is gone after it."""
+"""What a test registers with MMEngine is gone after it; a GPU is seen by its tests alone."""
 
+import os
 import sys
 
 import pytest
+
+
+def pytest_configure(config):
+    """Hide GPUs, on which MMEngine would train, unless it is ``pytest -m gpu``."""
+    if config.option.markexpr != 'gpu':
+        os.environ['CUDA_VISIBLE_DEVICES'] = ''
 
 
 @pytest.fixture(scope='session', autouse=True)

@@ -27,7 +27,8 @@ import lip_mmdet.plugin  # noqa: F401
 from lip_mmdet.engine.resume import latest_checkpoint
 from lip_mmdet.errors import InputError
 
-SERVER = multiprocessing.get_context('forkserver')
+# A server that has imported all of it forks fast, but where it has seen a GPU no fork can use one.
+SERVER = multiprocessing.get_context('spawn' if torch.cuda.is_available() else 'forkserver')
 SERVER.set_forkserver_preload(['lip_mmdet.plugin', 'mmengine.runner'])
 
 

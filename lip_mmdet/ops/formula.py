@@ -82,8 +82,14 @@ def gated_lip2d(
     if coefficient > LARGEST_COEFFICIENT:
         return lip2d(x, logit, *window)
     importance = (logit.float() if logit.dtype in (torch.float16, torch.bfloat16) else logit).exp()
-    weighted = F.avg_pool2d(x * importance, *window)
-    return (weighted / F.avg_pool2d(importance, *window)).to(x.dtype)
+    weighted = _average(x * importance, window)
+    return (weighted / _average(importance, window)).to(x.dtype)
+
+
+def _average(maps: Tensor, window: Window) -> Tensor:
+    # Off the CPU PyTorch's gradient of padded pooling is wrong for channels_last maps, without a
+    # word: its issues 188344 (CUDA, torch 2.11 among others) and 175190 (MPS).
+    return F.avg_pool2d(maps if maps.device.type == 'cpu' else maps.contiguous(), *window)
 
 
 def check_coefficient(coefficient: float) -> None:

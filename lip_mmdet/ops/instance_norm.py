@@ -110,12 +110,9 @@ def statistics(planes: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
     Each tile is read once, for the sums of the differences ``d`` from a guess at the mean and of
     their squares: ``variance = E[d^2] - E[d]^2``. That loses digits as the guess is off by more
-    than a standard deviation. The guess is the mean of some rows; where they are so unlike the
-    others that it is off by four, all is done again from the mean that was found.
+    than a standard deviation. The guess is some rows' mean; if off by four, all is done again.
     """
-    if planes.device.type != 'cpu':
-        variance, mean = torch.var_mean(widen(planes), (2, 3), unbiased=False, keepdim=True)
-    elif planes.numel() == 0:
+    if planes.numel() == 0:
         mean = variance = widen(planes.new_zeros(*planes.shape[:2], 1, 1))
     else:
         mean, variance, offset = _moments(planes, _guess(planes))

@@ -3,8 +3,7 @@
 The operators of this package do little arithmetic on each position: their time is the time to move
 maps between memory and processor. A composition of elementwise operators moves the whole map once
 or more for each of them. Here all of them are applied to one tile, a piece of the map small enough
-for the cache, before the next tile is touched: the map is read once. On other devices the whole map
-is one tile.
+for the cache, before the next tile is touched: the map is read once.
 
 Both memory formats take the same path. A contiguous map is seen as one image of ``N * C`` channels
 and cut into groups of whole channels; a channels_last map is cut into rows of one image. In both a
@@ -48,11 +47,10 @@ def tiles(planes: Tensor, row_count: int | None = None, rows_each: int = 1) -> I
     rows = height if row_count is None else row_count
     if planes.numel() == 0:
         return
-    limit = TILE_ELEMENTS if planes.device.type == 'cpu' else planes.numel()
     if is_channels_last(planes):
-        step, group = max(1, limit // (channels * width * rows_each)), channels
+        step, group = max(1, TILE_ELEMENTS // (channels * width * rows_each)), channels
     else:
-        step, group = rows, max(1, limit // (height * width))
+        step, group = rows, max(1, TILE_ELEMENTS // (height * width))
     for image in range(images):
         for channel in range(0, channels, group):
             for row in range(0, rows, step):
@@ -91,10 +89,10 @@ def widen(tensor: Tensor) -> Tensor:
 def scale_and_shift(part: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> Tensor:
     """Write ``part * scale + shift`` to ``out``, with one scale and shift for each plane.
 
-    On the CPU, PyTorch's fused operator works in vectors where all its operands do. Along the rows
-    of a contiguous plane scale and shift stand still, and two operators take a third of the time.
+    PyTorch's fused operator works in vectors where all its operands do. Along the rows of a
+    contiguous plane scale and shift stand still, and two operators take a third of the time.
     """
-    if is_channels_last(part) or part.device.type != 'cpu':
+    if is_channels_last(part):
         return torch.addcmul(shift, part, scale, out=out)
     return torch.mul(part, scale, out=out).add_(shift)
 
