@@ -19,9 +19,17 @@ truth = 'val.json'
 arms = [
     dict(name='plain', config='tiny.py', seeds=[0, 1], changes={{'model.backbone.type': 'ResNet'}}),
     dict(name='lip', label='with LIP', config='tiny.py', seeds=[0, 1]),
-    dict(name='more', config='tiny.py', seeds=[0], starts_from='lip'),
+    dict(
+        name='more',
+        config='tiny.py',
+        seeds=[0],
+        starts_from='lip',
+        changes={{'optim_wrapper.optimizer.lr': 0.0}},
+    ),
+    dict(name='as is', config='tiny.py', seeds=[1], tests='lip'),
+    dict(name='none', label='an arm for later', config='tiny.py', seeds=[]),
 ]
-compared = [('lip', 'plain')]
+compared = [('lip', 'plain'), ('none', 'plain')]
 planned = ['something else']
 """
 
@@ -55,17 +63,20 @@ def pretend(run, study, shift):
 
 def test_runs_that_are_done_are_counted_and_told(study):
     plain, other, lip, *_ = (one := read_study(study)).runs
-    assert [run.name for run in one.left()] == ['plain:0', 'plain:1', 'lip:0', 'lip:1', 'more:0']
+    names = ['plain:0', 'plain:1', 'lip:0', 'lip:1', 'more:0', 'as is:1']
+    assert [run.name for run in one.left()] == names
     pretend(plain, one, 2)
     pretend(other, one, 3)
     pretend(lip, one, 1)
     lines = read_study(study).outlook()
     assert lines == [
-        '3 of 5 runs are done',
+        '3 of 6 runs are done',
         'left: lip:1',
         'left: more:0',
-        'about 2.0 hours, by the runs so far',
+        'left: as is:1',
+        'about 3.0 hours, by the runs so far',
         'compared: with LIP over plain',
+        'planned: an arm for later',
         'planned: something else',
     ]
     page = write_results(one, resamples=50).read_text()
@@ -73,7 +84,7 @@ def test_runs_that_are_done_are_counted_and_told(study):
     mean = 50 * sum(run.record()['figures']['AP'] for run in (plain, other))
     assert f'| plain | 2 | {mean:.1f} ± ' in page
     assert '| with LIP over plain | +' in page
-    assert 'To be done: lip:1, more:0.' in page
+    assert 'To be done: lip:1 more:0 as is:1.' in page
     assert {path.name for path in one.results.glob('*.png')} == {'arms.png'}
 
 
@@ -82,10 +93,10 @@ def test_costs_are_measured_apart(study):
     pretend(one.runs[0], one, 1)
     write_costs(one, repeats=1)
     arms = json.loads(one.costs_file.read_text())['arms']
-    assert list(arms) == ['plain', 'lip', 'more']
+    assert list(arms) == ['plain', 'lip', 'more', 'as is']
     assert arms['lip'] != arms['plain']
     adds = [arms[name]['mega_multiply_adds'] for name in arms]
-    assert adds[0] < adds[1] == adds[2]
+    assert adds[0] < adds[1] == adds[2] == adds[3]
     page = write_results(one, resamples=50).read_text()
     assert f'| {adds[0]:,.0f} |' in page
     assert '![AP against cost](cost.png)' in page
@@ -99,19 +110,21 @@ def test_another_config_is_another_run_and_older_code_is_told(study):
     assert 'nothing left' in read_study(study).outlook()
     record = json.loads(one.runs[0].record_file.read_text())
     one.runs[0].record_file.write_text(json.dumps({**record, 'code': 'another'}))
-    assert read_study(study).outlook()[-2] == 'by older code than there is now: plain:0'
+    assert read_study(study).outlook()[-3] == 'by older code than there is now: plain:0'
     config = study.with_name('tiny.py')
     text = config.read_text()
     config.write_text(text + "\nwork_dir = 'elsewhere'\n")  # decides nothing
     assert not read_study(study).left()
     config.write_text(text + '\ntrain_cfg = dict(max_epochs=2)\n')
-    assert len(read_study(study).left()) == 5
+    assert len(read_study(study).left()) == 6
     config.write_text(text)
-    study.write_text(study.read_text().replace('seeds=[0, 1])', 'seeds=[0, 1], changes=CHANGED)'))
+    changed = "label='with LIP', changes=CHANGED"
+    study.write_text(study.read_text().replace("label='with LIP'", changed))
     changed = "CHANGED = {'optim_wrapper.optimizer.lr': 1.0}\n"
     study.write_text(changed + study.read_text())
-    # The arm that starts from it, too.
-    assert [run.name for run in read_study(study).left()] == ['lip:0', 'lip:1', 'more:0']
+    # The arm that starts from it, too, and the one that tests it.
+    names = ['lip:0', 'lip:1', 'more:0', 'as is:1']
+    assert [run.name for run in read_study(study).left()] == names
 
 
 def test_figures_that_are_not_those_of_the_detections_are_refused(study):
@@ -131,7 +144,11 @@ def test_figures_that_are_not_those_of_the_detections_are_refused(study):
         ("name = 'tiny'", '', 'lacks name'),
         ("('lip', 'plain')", "('lip', 'plane')", 'compares plane'),
         ("starts_from='lip'", "starts_from='lipp'", 'no lipp:0 before more:0'),
-        ("config='tiny.py', seeds=[0],", "config='tine.py', seeds=[0],", 'no config at'),
+        (
+            'seeds=[0, 1])',
+            "seeds=[0, 1]), dict(name='no', config='tine.py', seeds=[])",
+            'no config at',
+        ),
     ],
 )
 def test_a_study_at_fault_is_refused(study, old, new, message):
@@ -146,8 +163,14 @@ def test_a_study_at_fault_is_refused(study, old, new, message):
 def test_a_study_is_carried_out(study, tmp_path):
     run_tool('study.py', study, '--only', 'lip:1', folder=tmp_path)
     one = read_study(study)
-    assert [run.name for run in one.left()] == ['plain:0', 'plain:1', 'lip:0', 'more:0']
+    assert 'lip:1' not in [run.name for run in one.left()]
     run_tool('study.py', study, folder=tmp_path)
-    assert not read_study(study).left()
+    one = read_study(study)
+    assert not one.left()
     output = run_tool('study.py', study, '--dry-run', folder=tmp_path)
     assert 'nothing left' in output.stdout
+    figures = {run.name: run.record()['figures'] for run in one.runs}
+    # At a learning rate of zero it stays the detector that it starts from.
+    assert figures['more:0'] == figures['lip:0']
+    assert figures['as is:1'] == figures['lip:1']
+    assert figures['lip:0'] != figures['lip:1']

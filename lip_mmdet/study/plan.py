@@ -146,11 +146,21 @@ class Study:
             if known:
                 seconds = sum(statistics.mean(taken[run.arm] or known) for run in left)
                 lines.append(f'about {seconds / 3600:.1f} hours, by the runs so far')
-        lines += [f'compared: {self.labels[a]} over {self.labels[b]}' for a, b in self.compared]
-        older = [run.name for run in self.runs if is_older(run.record())]
+        begun = {run.arm for run in self.runs}
+        pairs = [pair for pair in self.compared if begun.issuperset(pair)]
+        lines += [f'compared: {self.labels[a]} over {self.labels[b]}' for a, b in pairs]
+        older = [run for run in self.runs if is_older(run.record())]
         if older:
-            lines.append(f'by older code than there is now: {", ".join(older)}')
+            lines.append(f'by older code than there is now: {by_arm(older)}')
         return lines + [f'planned: {label}' for label in self.planned]
+
+
+def by_arm(runs: list[Run]) -> str:
+    """Name runs, the seeds of an arm behind it, as in ``lip:0,1 plain:0``."""
+    seeds: dict[str, list[str]] = {}
+    for run in runs:
+        seeds.setdefault(run.arm, []).append(str(run.seed))
+    return ' '.join(f'{arm}:{",".join(some)}' for arm, some in seeds.items())
 
 
 def is_older(record: dict[str, Any] | None) -> bool:
@@ -164,7 +174,8 @@ def read_study(path: str | Path) -> Study:
     Args:
         path: a Python file with ``name``; ``results``, a folder, and ``truth``, a file in it, as
             seen from the project; ``arms``, each a dict of ``name``, ``label``, ``config`` (as seen
-            from this file), ``seeds``, perhaps ``changes`` (to the config, by dotted name),
+            from this file), ``seeds`` (none if it is planned), perhaps ``changes`` (to the config,
+            by dotted name),
             ``starts_from`` (an arm whose detector of the same seed is trained on), ``tests`` (an
             arm whose detector of the same seed is tested as it is) and a ``truth`` of its own;
             ``compared``, pairs of arm names; perhaps ``planned`` and ``max_dets`` (100).
@@ -206,7 +217,8 @@ def read_study(path: str | Path) -> Study:
         labels=labels,
         runs=list(runs.values()),
         compared=[tuple(pair) for pair in content['compared']],
-        planned=list(content.get('planned', ())),
+        planned=[labels[arm['name']] for arm in content['arms'] if not arm['seeds']]
+        + list(content.get('planned', ())),
         max_dets=content.get('max_dets', 100),
         results=results,
     )

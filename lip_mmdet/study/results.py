@@ -23,7 +23,7 @@ from lip_mmdet.evaluation import (
 from lip_mmdet.evaluation.tables import percent
 from lip_mmdet.files import replace_on_success, write_text
 from lip_mmdet.study.costs import COSTS
-from lip_mmdet.study.plan import Run, Study, is_older
+from lip_mmdet.study.plan import Run, Study, by_arm, is_older
 
 
 def score(study: Study, run: Run) -> dict[str, float | None]:
@@ -129,12 +129,11 @@ def _page(
     lines += ['', '![AP of each training](arms.png)']
     if costs:
         lines += ['', '![AP against cost](cost.png)']
-    older = [run.name for run in study.runs if is_older(run.record())]
+    older = [run for run in study.runs if is_older(run.record())]
     if older:
-        lines += ['', f'Trained by older code than there is now: {", ".join(older)}.']
-    left = [run.name for run in study.left()]
-    if left:
-        lines += ['', f'To be done: {", ".join(left)}.']
+        lines += ['', f'Trained by older code than there is now: {by_arm(older)}.']
+    if study.left():
+        lines += ['', f'To be done: {by_arm(study.left())}.']
     if study.planned:
         lines += ['', f'Planned, not begun: {"; ".join(study.planned)}.']
     return '\n'.join(lines) + '\n'

@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 import torch
-from mmengine.runner import find_latest_checkpoint
 
 from lip_mmdet.engine.inference import detect
+from lip_mmdet.engine.resume import latest_checkpoint
 from lip_mmdet.errors import InputError
 from lip_mmdet.evaluation import read_json
 from lip_mmdet.files import replace_on_success, write_bytes, write_json
@@ -85,7 +85,8 @@ def _dump_config(run: Run) -> Path:
 def _train(run: Run, config: Path) -> float:
     """Train, or go on training, and return how long all of it took, in seconds."""
     command = [sys.executable, '-c', _TRAIN, str(config), '--work-dir', str(run.work_dir)]
-    command += ['--resume']
+    if latest_checkpoint(run.work_dir):
+        command.append('--resume')  # which makes MMDetection's script forget `load_from`
     clock = run.work_dir / 'seconds'
     before = float(clock.read_text()) if clock.is_file() else 0.0
     started = time.monotonic()
@@ -102,8 +103,8 @@ def _train(run: Run, config: Path) -> float:
 
 def checkpoint_of(run: Run) -> Path:
     """Return a run's last checkpoint, which is kept on the machine that trained it only."""
-    path = find_latest_checkpoint(str(run.work_dir)) if run.work_dir.is_dir() else None
-    if path is None or not Path(path).is_file():
+    path = latest_checkpoint(run.work_dir)
+    if path is None:
         raise InputError(
             f'the detector of {run.name} is not on this machine; remove {run.record_file} to train '
             'it again'
