@@ -25,6 +25,8 @@ from lip_mmdet.files import replace_on_success, write_text
 from lip_mmdet.study.costs import COSTS
 from lip_mmdet.study.plan import Run, Study, by_arm, is_older
 
+_SEE_COSTS = '; what the backbone costs, see [costs.json](costs.json)'
+
 
 def score(study: Study, run: Run) -> dict[str, float | None]:
     """Return AP to APL of a run's detections that are kept."""
@@ -99,13 +101,14 @@ def _page(
     comparisons: list[tuple[str, Comparison]],
     costs: dict[str, dict[str, float]],
 ) -> str:
-    head = ['| arm | trainings | ' + ' | '.join([*AP_FIGURES, *COSTS.values()]) + ' |']
-    head.append('|---|' + '---|' * (1 + len(AP_FIGURES) + len(COSTS)))
+    columns = COSTS if costs else {}
+    head = ['| arm | trainings | ' + ' | '.join([*AP_FIGURES, *columns.values()]) + ' |']
+    head.append('|---|' + '---|' * (1 + len(AP_FIGURES) + len(columns)))
     rows = []
     for arm in arms:
         cells = [_mean_and_spread(row) for row in arm.figures().values()]
         cost = costs.get(arm.name)
-        cells += [f'{cost[key]:,.0f}' if cost else '-' for key in COSTS]
+        cells += [f'{cost[key]:,.0f}' if cost else '-' for key in columns]
         rows.append(f'| {arm.name} | {len(arm.runs)} | {" | ".join(cells)} |')
     lines = [
         f'# {study.name}',
@@ -113,7 +116,7 @@ def _page(
         'Made by `tools/study.py` from the detections in this folder.',
         '',
         f'AP in percent at {study.max_dets} detections an image, mean and standard deviation over '
-        'trainings; what the backbone costs, see [costs.json](costs.json).',
+        f'trainings{_SEE_COSTS if costs else ""}.',
         '',
         *head,
         *rows,
