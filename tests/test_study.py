@@ -90,13 +90,14 @@ def test_runs_that_are_done_are_counted_and_told(study):
 
 def test_costs_are_measured_apart(study):
     one = read_study(study)
-    pretend(one.runs[0], one, 1)
+    for run in (one.runs[0], one.runs[-1]):  # the last one trains nothing, and costs nothing
+        pretend(run, one, 1)
     write_costs(one, repeats=1)
     arms = json.loads(one.costs_file.read_text())['arms']
-    assert list(arms) == ['plain', 'lip', 'more', 'as is']
+    assert list(arms) == ['plain', 'lip', 'more']
     assert arms['lip'] != arms['plain']
     adds = [arms[name]['mega_multiply_adds'] for name in arms]
-    assert adds[0] < adds[1] == adds[2] == adds[3]
+    assert adds[0] < adds[1] == adds[2]
     page = write_results(one, resamples=50).read_text()
     assert f'| {adds[0]:,.0f} |' in page
     assert '![AP against cost](cost.png)' in page

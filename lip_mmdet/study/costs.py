@@ -29,7 +29,7 @@ _BATCH = (4, 3, 256, 256)
 
 
 def write_costs(study: Study, repeats: int = 15) -> None:
-    """Measure each arm's backbone on an image and on a training batch of four, 256 pixels a side.
+    """Time the backbones of the arms that train: one image, and a training batch of four, of 256 pixels.
 
     On the CPU, all arms in turns, which is fair to them however busy the machine is.
 
@@ -39,7 +39,8 @@ def write_costs(study: Study, repeats: int = 15) -> None:
     """
     nets = {}
     for run in study.runs:
-        nets.setdefault(run.arm, _backbone(run.config))
+        if run.trains:
+            nets.setdefault(run.arm, _backbone(run.config))
     forward = interleave({arm: _forward(net) for arm, net in nets.items()}, repeats)
     step = interleave({arm: _step(net) for arm, net in nets.items()}, repeats)
     first = next(iter(nets))
@@ -85,7 +86,7 @@ def _step(net: nn.Module) -> Callable[[], None]:
     def run() -> None:
         net.train()
         net.zero_grad(set_to_none=True)
-        features = net(batch)
+        features = [f for f in net(batch) if f.requires_grad]  # those of frozen stages do not
         torch.autograd.backward(features, [torch.ones_like(f) for f in features])
 
     return run

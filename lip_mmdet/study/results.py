@@ -83,7 +83,7 @@ def write_results(study: Study, resamples: int = 1000) -> Path:
     points = {arm.name: {n: r['values'] for n, r in arm.figures().items()} for arm in arms.values()}
     pictures = {'arms.png': draw_arms(points)}
     if costs:
-        pictures['cost.png'] = draw_cost(points, costs)
+        pictures['cost.png'] = draw_cost({arm: points[arm] for arm in costs}, costs)
     for name, figure in pictures.items():
         with replace_on_success(study.results / name) as file:
             figure.savefig(file, dpi=110)
