@@ -29,7 +29,7 @@ _BATCH = (4, 3, 256, 256)
 
 
 def write_costs(study: Study, repeats: int = 15) -> None:
-    """Time the backbones of the arms that train: one image, and a training batch of four, of 256 pixels.
+    """Time the backbones of the arms that train: an image and a training batch of 256 pixels.
 
     On the CPU, all arms in turns, which is fair to them however busy the machine is.
 
