@@ -151,20 +151,19 @@ def accumulate(
         score at which the level is reached, shape (T, R, K, A, M). -1 where nothing is to be found.
     """
     area_count, threshold_count, _ = matches.taken.shape
-    class_count = len(matches.starts) - 1
+    class_count, classes = len(matches.starts) - 1, matches.category
     shape = (threshold_count, len(RECALL_LEVELS), class_count, area_count, len(limits))
     precision, scores = np.full(shape, -1.0), np.full(shape, -1.0)
     recall = np.full((threshold_count, class_count, area_count, len(limits)), -1.0)
 
-    classes = np.repeat(np.arange(class_count), np.diff(matches.starts))
     found_any = np.diff(matches.starts) > 0
     best = np.zeros(class_count)
     best[found_any] = matches.scores[matches.starts[:-1][found_any]]
     for area in range(area_count):
-        wanted = ~matches.ignored[area] & (matches.object_category >= 0)
-        wanted = np.bincount(matches.object_category[wanted], minlength=class_count)
+        wanted = matches.object_category[matches.wanted[area]]
+        wanted = np.bincount(wanted, minlength=class_count)
         defined = wanted > 0
-        needed = hits_needed(wanted)
+        needed = _hits_needed(wanted)
         matched = [matches.at(area, threshold) for threshold in range(threshold_count)]
         detections, _, hits = (np.concatenate(column) for column in zip(*matched))
         # One segment for each threshold and class, in which hits and others are counted.
@@ -189,7 +188,7 @@ def accumulate(
             at_hits = found / (total + np.spacing(1))
 
             size = size.reshape(threshold_count, class_count, 1)
-            values = interpolate(at_hits, size, needed)
+            values = _interpolated(at_hits, size, needed)
             precision[:, :, defined, area, number] = values[:, defined].swapaxes(1, 2)
             reached, places = _places(size, needed)
             values = np.zeros(reached.shape)
@@ -200,7 +199,7 @@ def accumulate(
     return precision, recall, scores
 
 
-def hits_needed(wanted: np.ndarray) -> np.ndarray:
+def _hits_needed(wanted: np.ndarray) -> np.ndarray:
     """Return how many of ``wanted`` objects reach each recall level, at least 1, shape (K, R)."""
     wanted = np.maximum(wanted, 1)[:, None]
     needed = np.rint(RECALL_LEVELS * wanted)
@@ -210,24 +209,8 @@ def hits_needed(wanted: np.ndarray) -> np.ndarray:
     return np.maximum(needed, 1).astype(np.int64)
 
 
-def levels_reached(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return how many recall levels ``found`` of ``wanted`` objects reach, 0 for none found."""
-    recall = found / wanted
-    nearest = np.rint(recall * (len(RECALL_LEVELS) - 1)).astype(np.intp)
-    return np.where(found > 0, nearest + (RECALL_LEVELS[nearest] <= recall), 0)
-
-
-def interpolate(at_hits: np.ndarray, size: np.ndarray, needed: np.ndarray) -> np.ndarray:
-    """Return precision at the recall levels: the highest at that recall or a greater one.
-
-    Args:
-        at_hits: precision at each hit of one class after the other, shape (hits,).
-        size: how many hits each class has, shape (..., 1).
-        needed: from :func:`hits_needed`, broadcasting with ``size``.
-
-    Returns:
-        Shape (..., R).
-    """
+def _interpolated(at_hits: np.ndarray, size: np.ndarray, needed: np.ndarray) -> np.ndarray:
+    """Return precision at the recall levels: the highest at that recall or a greater one."""
     values = np.zeros(np.broadcast_shapes(size.shape, needed.shape))
     reached, places = _places(size, needed)
     if places.size:
@@ -236,10 +219,44 @@ def interpolate(at_hits: np.ndarray, size: np.ndarray, needed: np.ndarray) -> np
 
 
 def _places(size: np.ndarray, needed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return which levels are reached, and by which hits; see :func:`interpolate`."""
+    """Return which levels are reached by ``size`` hits of each class, and by which of all hits."""
     first = (np.cumsum(size) - size.ravel()).reshape(size.shape)
     reached = needed <= size
     return reached, (first + needed - 1)[reached]
+
+
+def average_precision(
+    group: np.ndarray, counted: np.ndarray, hit: np.ndarray, wanted: np.ndarray
+) -> np.ndarray:
+    """Return AP of each group of detections, such as a class, at one IoU threshold, shape (G,).
+
+    Args:
+        group: of each detection, rising, and within a group by falling score, shape (D,).
+        counted: which detections are hits or false alarms, shape (D,).
+        hit: shape (D,).
+        wanted: how many objects each group has to find, shape (G,).
+    """
+    places = np.flatnonzero(hit)
+    which = group[places]
+    counts = np.concatenate([[0], np.cumsum(counted)])
+    total = counts[places + 1] - counts[np.searchsorted(group, which)]
+    size = np.bincount(which, minlength=len(wanted))
+    found = np.arange(1, len(which) + 1) - (np.cumsum(size) - size)[which]
+    precision = np.sort(found / total)
+    # The highest in the group from here on, by its place among all; lower in each later group.
+    place = np.searchsorted(precision, found / total) - len(which) * which
+    place = np.maximum.accumulate(place[::-1])[::-1] + len(which) * which
+    # Objects that are found together with the hit's reach these many levels more than without.
+    levels = _levels_reached(found, wanted[which]) - _levels_reached(found - 1, wanted[which])
+    ap = np.bincount(which, weights=precision[place] * levels, minlength=len(wanted))
+    return ap / len(RECALL_LEVELS)
+
+
+def _levels_reached(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return how many recall levels ``found`` of ``wanted`` objects reach, 0 for none found."""
+    recall = found / wanted
+    nearest = np.rint(recall * (len(RECALL_LEVELS) - 1)).astype(np.intp)
+    return np.where(found > 0, nearest + (RECALL_LEVELS[nearest] <= recall), 0)
 
 
 def figures(evaluation: CocoEvaluation, category: int | None = None) -> dict[str, float | None]:

@@ -9,10 +9,9 @@ import numpy as np
 
 from lip_mmdet.evaluation.accumulation import (
     AP_FIGURES,
-    RECALL_LEVELS,
     CocoEvaluation,
+    average_precision,
     figures,
-    levels_reached,
 )
 from lip_mmdet.evaluation.ground_truth import GroundTruth
 from lip_mmdet.evaluation.resampling import resampled_figures
@@ -162,53 +161,25 @@ def image_ap(evaluation: CocoEvaluation) -> np.ndarray:
 
     Shape (images,). What a detector finds of categories that the image does not show is not in it.
     """
-    matches = evaluation.matches
-    classes = len(evaluation.category_ids)
-    wanted = ~matches.ignored[0] & (matches.object_category >= 0)
-    groups = matches.object_image[wanted] * classes + matches.object_category[wanted]
-    groups, wanted = np.unique(groups, return_counts=True)
-    category = np.repeat(np.arange(classes), np.diff(matches.starts))
-    group = matches.image * classes + category
-    order = np.lexsort((matches.rank, group))
-    place = np.argsort(order)
-    group = group[order]
-    first = np.searchsorted(group, groups)
-    total = np.zeros(len(groups))
+    matches, classes = evaluation.matches, len(evaluation.category_ids)
+    wanted = matches.wanted[0]
+    shown = matches.object_image[wanted] * classes + matches.object_category[wanted]
+    shown, wanted = np.unique(shown, return_counts=True)
+    group = matches.image * classes + matches.category
+    rows = np.flatnonzero(np.isin(group, shown))
+    rows = rows[np.lexsort((matches.rank[rows], group[rows]))]
+    group = np.searchsorted(shown, group[rows])
+    total = np.zeros(len(shown))
     for threshold in range(len(evaluation.iou_thresholds)):
         detection, _, hit = matches.at(0, threshold)
-        counted = matches.inside[0].copy()
-        counted[detection] = hit
-        counts = np.concatenate([[0], np.cumsum(counted[order])])
-        hits = np.sort(place[detection[hit]])
-        which = np.searchsorted(groups, group[hits])
-        total += _ap_of_groups(which, counts[hits + 1] - counts[first[which]], wanted)
-    image = groups // classes
+        counted, hits = matches.inside[0].copy(), np.zeros(len(matches.rows), dtype=bool)
+        counted[detection], hits[detection] = hit, hit
+        total += average_precision(group, counted[rows], hits[rows], wanted)
     count = len(evaluation.image_ids)
-    shown = np.bincount(image, minlength=count)
-    total = np.bincount(image, weights=total, minlength=count) / len(evaluation.iou_thresholds)
-    return np.where(shown > 0, total / np.maximum(shown, 1), np.nan)
-
-
-def _ap_of_groups(which: np.ndarray, total: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return AP of each group.
-
-    Args:
-        which: the group of each hit, rising, shape (hits,).
-        total: detections of the group up to each hit, shape (hits,).
-        wanted: objects of each group, shape (groups,).
-    """
-    sizes = np.bincount(which, minlength=len(wanted))
-    ends = np.cumsum(sizes)
-    found = np.arange(1, len(which) + 1) - (ends - sizes)[which]
-    precision = found / total
-    # The highest from here on, from the last hit of each group to its first.
-    for back in range(2, sizes.max(initial=0) + 1):
-        here = ends[sizes >= back] - back
-        precision[here] = np.maximum(precision[here], precision[here + 1])
-    # Objects that are found together with the hit's reach these many levels more than without.
-    levels = levels_reached(found, wanted[which]) - levels_reached(found - 1, wanted[which])
-    ap = np.bincount(which, weights=precision * levels, minlength=len(wanted))
-    return ap / len(RECALL_LEVELS)
+    categories = np.bincount(shown // classes, minlength=count)
+    total = np.bincount(shown // classes, weights=total, minlength=count)
+    with np.errstate(invalid='ignore'):  # an image that shows none
+        return total / len(evaluation.iou_thresholds) / categories
 
 
 def _compared(

@@ -45,8 +45,6 @@ class Matches:
         starts: where each class begins among the detections, and D, shape (K + 1,).
         inside: whether the detection's own area lies in the range, shape (A, D).
         object_image, object_category: shape (O,); a class that is not evaluated is -1.
-        object_ids: the annotations' ids, shape (O,).
-        crowd: whether the object is a crowd, shape (O,).
         ignored: objects that need not be found, as crowds or for their area, shape (A, O).
         pair_detection: position among the D detections, shape (P,).
         pair_object: position among the O objects, shape (P,).
@@ -62,12 +60,20 @@ class Matches:
     inside: np.ndarray
     object_image: np.ndarray
     object_category: np.ndarray
-    object_ids: np.ndarray
-    crowd: np.ndarray
     ignored: np.ndarray
     pair_detection: np.ndarray
     pair_object: np.ndarray
     taken: np.ndarray
+
+    @property
+    def category(self) -> np.ndarray:
+        """The class of each detection, shape (D,)."""
+        return np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
+
+    @property
+    def wanted(self) -> np.ndarray:
+        """Which objects are to be found, shape (A, O)."""
+        return ~self.ignored & (self.object_category >= 0)
 
     def at(self, area: int, threshold: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return matched detections, their objects, and which are hits, shape (matches,)."""
@@ -172,8 +178,6 @@ def match(
         inside=~((areas < low) | (areas > high)),
         object_image=object_image,
         object_category=object_category,
-        object_ids=truth.ids,
-        crowd=truth.crowd,
         ignored=ignored,
         pair_detection=pair_detection,
         pair_object=pair_object,
