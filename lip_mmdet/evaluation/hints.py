@@ -244,7 +244,8 @@ def corners_in_truth(boxes: np.ndarray, sizes: np.ndarray, source: str) -> list[
         sizes: width and height of each box's image, NaN where unknown, shape (boxes, 2).
         source: how the message names the file.
     """
-    outside = (boxes[:, :2] + boxes[:, 2:] > sizes + _MARGIN).any(axis=1)
+    with np.errstate(over='ignore'):
+        outside = (boxes[:, :2] + boxes[:, 2:] > sizes + _MARGIN).any(axis=1)
     fits = ((boxes[:, 2:] >= boxes[:, :2]) & (boxes[:, 2:] <= sizes + _MARGIN)).all(axis=1)
     if outside.sum() < 2 or outside.mean() <= 0.2 or fits.mean() <= 0.99:
         return []
