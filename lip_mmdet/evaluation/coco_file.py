@@ -142,6 +142,12 @@ class CocoFile:
     categories: Records | None
     packing: str = ''
 
+    @property
+    def objects(self) -> Records:
+        """The annotations; none where the file lacks the section."""
+        none = Records('annotation', self.source, {key: [] for key in _SECTIONS['annotations'][1]})
+        return self.annotations or none
+
 
 @contextmanager
 def collector_paused() -> Iterator[None]:

@@ -141,10 +141,11 @@ def ground_truth_of(
     if len(set(names.values())) < len(names):
         notes.append(f'note: {source} has categories of the same name; they are told apart by id')
 
-    objects = file.annotations or coco_from({'annotations': []}, source).annotations
     sizes = _sizes(images, image_numbers, notes)
-    columns = _objects(objects, image_numbers, category_numbers, sizes if masks else None, notes)
-    if labels and not len(objects):
+    columns = _objects(
+        file.objects, image_numbers, category_numbers, sizes if masks else None, notes
+    )
+    if labels and not len(file.objects):
         notes.append(f'warning: {source} has no annotations: every figure is undefined')
     truth = GroundTruth(
         source=source,
