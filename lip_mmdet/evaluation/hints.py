@@ -40,32 +40,23 @@ _READINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-class Sample:
+class _Sample:
     """The best-scored detections, of images with objects, beside these."""
 
-    def __init__(
-        self,
-        image: np.ndarray,
-        category: np.ndarray,
-        boxes: np.ndarray,
-        scores: np.ndarray,
-        truth: GroundTruth,
-    ) -> None:
-        rows = np.arange(len(scores))
+    def __init__(self, detections: Detections, truth: GroundTruth) -> None:
+        rows = np.arange(len(detections))
         # A detector's best are mostly right as long as they are fewer than there are objects.
         size = min(_SAMPLE, max(10, len(truth) // 2))
         if len(rows) > size:
-            rows = np.sort(np.argpartition(-scores, size)[:size])
-        order = np.argsort(truth.image, kind='stable')
-        start, stop = (
-            np.searchsorted(truth.image[order], image[rows], side=side)
-            for side in ('left', 'right')
+            rows = np.sort(np.argpartition(-detections.scores, size)[:size])
+        objects, images = (
+            np.searchsorted(truth.image_ids, image) for image in (truth.image, detections.image)
         )
-        count = stop - start
+        count = np.bincount(objects, minlength=len(truth.image_ids))[images[rows]]
         rows = rows[(np.cumsum(count) <= _PAIRS) & (count > 0)]
-        objects = np.flatnonzero(np.isin(truth.image, image[rows]))
-        self.image, self.category, self.boxes = image[rows], category[rows], boxes[rows]
-        self.sizes = truth.sizes_of(self.image)
+        self.image, self.category = detections.image[rows], detections.category[rows]
+        self.boxes, self.sizes = detections.boxes[rows], truth.sizes_of(self.image)
+        objects = np.flatnonzero(np.isin(truth.image, self.image))
         self.object_image, self.object_category = truth.image[objects], truth.category[objects]
         self.objects = truth.boxes[objects]
 
@@ -94,36 +85,28 @@ class Sample:
         return number / len(self) if number > 1 else 0.0
 
 
-def results_hints(
-    image: np.ndarray,
-    category: np.ndarray,
-    boxes: np.ndarray,
-    scores: np.ndarray,
-    truth: GroundTruth,
-    source: str,
-) -> list[str]:
+def results_hints(detections: Detections, truth: GroundTruth) -> list[str]:
     """Return a warning where results, read another way, fit the annotations far better.
 
     Args:
-        image, category, boxes, scores: of the detections in known images, whatever their class.
+        detections: those in known images, whatever their class.
         truth: the annotations.
-        source: how messages name the results.
     """
-    sample = Sample(image, category, boxes, scores, truth)
+    sample = _Sample(detections, truth)
     if len(sample) < 2:
         return []
     as_given = sample.hits()
     if as_given > 0.3:
         return []
     found = _class_hint(sample, truth, as_given) or _box_hint(sample, as_given)
-    return [f'warning: {source}: {found}'] if found else []
+    return [f'warning: {detections.source}: {found}'] if found else []
 
 
 def _far_better(hits: float, as_given: float) -> bool:
     return hits >= 0.3 and hits > 3 * as_given
 
 
-def _class_hint(sample: Sample, truth: GroundTruth, as_given: float) -> str:
+def _class_hint(sample: _Sample, truth: GroundTruth, as_given: float) -> str:
     known = truth.category_ids
     readings = {}
     for shift, word in ((1, 'added'), (-1, 'subtracted')):
@@ -144,7 +127,7 @@ def _class_hint(sample: Sample, truth: GroundTruth, as_given: float) -> str:
     return best if _far_better(hits[best], as_given) else ''
 
 
-def _box_hint(sample: Sample, as_given: float) -> str:
+def _box_hint(sample: _Sample, as_given: float) -> str:
     best, hint = 0.0, ''
     sizes = np.tile(sample.sizes, 2)
     for name, read in _READINGS.items():
@@ -168,7 +151,7 @@ def _box_hint(sample: Sample, as_given: float) -> str:
     return f'{hint}; convert them to [x, y, width, height] in pixels of the original image'
 
 
-def _common_factor(sample: Sample) -> float:
+def _common_factor(sample: _Sample) -> float:
     """Return the factor on all boxes that most pairs of one class agree on."""
     detection, target = sample.pairs(None, sample.category)
     boxes, objects = sample.boxes[detection], sample.objects[target]

@@ -15,7 +15,7 @@ from lip_mmdet.errors import InputError
 from lip_mmdet.evaluation.boxes import as_floats
 from lip_mmdet.evaluation.coco_file import UNSET, CocoFile, Records
 from lip_mmdet.evaluation.json_file import shown
-from lip_mmdet.evaluation.numbering import Numbering
+from lip_mmdet.evaluation.numbering import Numbering, is_no_id
 
 # Why a box is not handed out, in the order in which reasons are given.
 _REASONS = (
@@ -25,6 +25,13 @@ _REASONS = (
     'without area',
 )
 _KEPT, _OTHER_CLASS, _STUMBLES = -1, -2, -3
+# What makes a value of no use to it.
+_UNFIT = {
+    'file_name': lambda value: not isinstance(value, str),
+    'width': lambda value: value is UNSET,
+    'height': lambda value: value is UNSET,
+    'name': lambda value: value is UNSET,
+}
 # Integers from here on are no floats.
 _HUGE = 2**1024
 
@@ -176,14 +183,12 @@ def check_scorable(file: CocoFile, classes: Sequence[str]) -> None:
     _, known = Numbering(file.images).of(objects, 'image_id')  # pycocotools sorts the ids
     rows = np.flatnonzero(known & _of_classes(file, classes)).tolist()
     advice = "MMDetection's CocoMetric needs it in every annotation; add it, or use LIPCocoMetric"
-    for key, works in (
-        ('iscrowd', lambda value: _converts(int, value)),
-        ('area', _is_real),
-        ('id', lambda value: value is None or _converts(float, value)),
+    for key, unfit in (
+        ('iscrowd', lambda value: not _converts(int, value)),
+        ('area', lambda value: not _is_real(value)),
+        ('id', lambda value: value is not None and not _converts(float, value)),
     ):
-        odd = [row for row in rows if not works(objects[key][row])]
-        if odd:
-            objects.fail(odd, key, advice)
+        objects.refuse(key, unfit, advice, rows)
 
 
 def _converts(kind: Callable[[Any], Any], value: Any) -> bool:
@@ -197,14 +202,7 @@ def _converts(kind: Callable[[Any], Any], value: Any) -> bool:
 def _need(records: Records, *keys: str) -> None:
     """Raise InputError where a key is missing, or cannot be what MMDetection uses it for."""
     for key in keys:
-        if key == 'file_name':
-            odd = records.rows(key, lambda v: not isinstance(v, str))
-        elif key in ('width', 'height', 'name'):
-            odd = records.rows(key, lambda v: v is UNSET)
-        else:
-            odd = records.rows(key, lambda v: v is UNSET or isinstance(v, (list, dict)))
-        if odd:
-            records.fail(odd, key, 'MMDetection needs it in every one; add it')
+        records.refuse(key, _UNFIT.get(key, is_no_id), 'MMDetection needs it in every one; add it')
 
 
 def _of_classes(file: CocoFile, classes: Sequence[str]) -> np.ndarray:
