@@ -14,7 +14,6 @@ import re
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, BinaryIO, Callable, Iterator, List, NoReturn, Sequence, Tuple, Union
 
 import msgspec
@@ -68,6 +67,7 @@ _KINDS = dict(
     segmentation=Any,
     score=float,
 )
+_ARRAYS = dict(image_id=np.int64, category_id=np.int64, bbox=np.float64, score=np.float64)
 _PLAIN_RESULTS = {
     fields: msgspec.json.Decoder(
         List[msgspec.defstruct('result', [(f, _KINDS[f]) for f in fields], gc=False)]
@@ -76,20 +76,20 @@ _PLAIN_RESULTS = {
 }
 
 
+@dataclass(frozen=True)
 class Records:
     """A list of JSON objects as columns of the values that the file has.
 
-    Args:
+    Attributes:
         noun: what one record is, such as ``'annotation'``.
         source: where they come from; it starts the messages.
         columns: key to values, :data:`UNSET` where a record lacks the key; or to an array, where
             all records are plain.
     """
 
-    def __init__(self, noun: str, source: str, columns: dict[str, list | np.ndarray]) -> None:
-        self.noun = noun
-        self.source = source
-        self.columns = columns
+    noun: str
+    source: str
+    columns: dict[str, list | np.ndarray]
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -247,17 +247,10 @@ def read_results(
         except (msgspec.MsgspecError, ValueError, ArithmeticError, RecursionError, *_BROKEN_GZIP):
             content, _ = decoded(read_all(stream, source), source)
             return results_from(parsed(content, source), source, masks)
-    columns = {key: [part[key] for part in parts] for key in fields}
-    return Records(
-        'detection',
-        source,
-        {
-            key: list(chain.from_iterable(column))
-            if key == 'segmentation'
-            else np.concatenate(column)
-            for key, column in columns.items()
-        },
-    )
+    columns = {f: np.concatenate([part[f] for part in parts]) for f in fields if f in _ARRAYS}
+    if masks:
+        columns['segmentation'] = [value for part in parts for value in part['segmentation']]
+    return Records('detection', source, columns)
 
 
 def results_from(records: Any, source: str, masks: bool = False) -> Records:
@@ -301,9 +294,8 @@ def _parts(stream: BinaryIO, decoder: msgspec.json.Decoder) -> Iterator[list]:
 
 def _columns(records: list, fields: Sequence[str]) -> dict[str, Any]:
     columns: dict[str, Any] = {key: [getattr(r, key) for r in records] for key in fields}
-    for key in columns.keys() - {'segmentation'}:
-        kind = np.int64 if _KINDS[key] is int else np.float64
-        columns[key] = np.array(columns[key], dtype=kind)
+    for key in columns.keys() & _ARRAYS:
+        columns[key] = np.array(columns[key], dtype=_ARRAYS[key])
     if 'bbox' in columns:
         columns['bbox'] = columns['bbox'].reshape(-1, 4)  # of no records too
     return columns
@@ -318,7 +310,7 @@ def _from_structs(records: list, source: str, section: str) -> Records | None:
 
 def _from_dicts(records: Any, source: str, noun: str, fields: Sequence[str]) -> Records:
     if not isinstance(records, list):
-        name = {v[0]: k for k, v in _SECTIONS.items()}.get(noun, f'{noun}s')
+        name = 'categories' if noun == 'category' else f'{noun}s'
         raise InputError(f'{source}: the {name} are {shown(records)}, not a list')
     strange = [row for row, record in enumerate(records) if not isinstance(record, dict)]
     if strange:

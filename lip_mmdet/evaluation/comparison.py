@@ -175,10 +175,8 @@ def image_ap(evaluation: CocoEvaluation) -> np.ndarray:
     group = np.searchsorted(shown, group[rows])
     total = np.zeros(len(shown))
     for threshold in range(len(evaluation.iou_thresholds)):
-        detection, _, hit = matches.at(0, threshold)
-        counted, hits = matches.inside[0].copy(), np.zeros(len(matches.rows), dtype=bool)
-        counted[detection], hits[detection] = hit, hit
-        total += average_precision(group, counted[rows], hits[rows], wanted)
+        counted, hit = (column[rows] for column in matches.outcome(0, threshold))
+        total += average_precision(group, counted, hit, wanted)
     count = len(evaluation.image_ids)
     categories = np.bincount(shown // classes, minlength=count)
     total = np.bincount(shown // classes, weights=total, minlength=count)

@@ -128,10 +128,9 @@ def _classify(
     matches: Matches, threshold: int, truth: GroundTruth, detections: Detections
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return each detection's kind, the object it is about, and which objects were found."""
-    detection, objects, is_hit = matches.at(0, threshold)
-    # What lies outside the range of all areas counts only where it is a hit.
-    kind = np.where(matches.inside[0], _BACKGROUND, _IGNORED)
-    kind[detection] = np.where(is_hit, _HIT, _IGNORED)
+    _, objects, is_hit = matches.at(0, threshold)
+    counted, hit = matches.outcome(0, threshold)
+    kind = np.where(hit, _HIT, np.where(counted, _BACKGROUND, _IGNORED))
     found = np.zeros(len(truth), dtype=bool)
     found[objects[is_hit]] = True
 

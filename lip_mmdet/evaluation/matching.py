@@ -81,6 +81,13 @@ class Matches:
         objects = self.pair_object[pairs]
         return self.pair_detection[pairs], objects, ~self.ignored[area, objects]
 
+    def outcome(self, area: int, threshold: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return which detections are hits or false alarms, and which are hits, shape (D,)."""
+        detections, _, hits = self.at(area, threshold)
+        counted, hit = self.inside[area].copy(), np.zeros(len(self.rows), dtype=bool)
+        counted[detections], hit[detections] = hits, hits
+        return counted, hit
+
 
 def find_pairs(
     group: np.ndarray, object_group: np.ndarray, overlap: Overlap, minimum: float
