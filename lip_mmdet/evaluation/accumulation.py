@@ -7,7 +7,7 @@ The arrays equal those of ``COCOeval.accumulate`` to the last bit. :func:`evalua
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Iterable, Sequence
+from typing import Sequence
 
 import numpy as np
 
@@ -194,8 +194,8 @@ def _hits(
     hits = np.flatnonzero(hit)
     first = np.searchsorted(group, group[hits])
     found = np.arange(1, len(hits) + 1) - np.searchsorted(hits, first)
-    total = np.concatenate([[0], np.cumsum(counted)])
-    return hits, found, total[hits + 1] - total[first]
+    total = np.cumsum(counted)
+    return hits, found, total[hits] - total[first] + counted[first]
 
 
 def average_precision(
@@ -253,11 +253,6 @@ def figures(evaluation: CocoEvaluation, category: int | None = None) -> dict[str
     for area, name in enumerate(('ARS', 'ARM', 'ARL'), start=1):
         result[name] = mean_where_defined(recall[..., area, -1])
     return result
-
-
-def recall_names(names: Iterable[str]) -> list[str]:
-    """Return which names of figures are recalls: :data:`AR_FIGURES` with COCO's limits."""
-    return [name for name in names if name.startswith('AR')]
 
 
 def mean_where_defined(values: np.ndarray) -> float | None:

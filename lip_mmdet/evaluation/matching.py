@@ -105,16 +105,13 @@ def find_pairs(
     """
     by_group = np.argsort(object_group, kind='stable')
     groups, first, sizes = np.unique(object_group[by_group], return_index=True, return_counts=True)
-    if not len(groups):
-        return np.zeros(0, np.intp), np.zeros(0, np.intp), np.zeros(0)
-    place = np.minimum(np.searchsorted(groups, group), len(groups) - 1)
-    among = np.flatnonzero((groups[place] == group) & (group >= 0))
-    place = place[among]
+    among = np.flatnonzero((group >= 0) & np.isin(group, groups))
+    place = np.searchsorted(groups, group[among])
     counts = sizes[place]
     ends = np.cumsum(counts)
     # Of pair i of a detection the object is number i + offset by group.
     offsets = first[place] - (ends - counts)
-    found = []
+    found = [(np.zeros(0, np.intp), np.zeros(0, np.intp), np.zeros(0))]
     start = 0
     while start < len(among):
         before = ends[start] - counts[start]
@@ -127,8 +124,6 @@ def find_pairs(
         enough = np.flatnonzero(iou >= minimum)
         found.append((detection[enough], target[enough], iou[enough]))
         start = stop
-    if not found:
-        return np.zeros(0, np.intp), np.zeros(0, np.intp), np.zeros(0)
     return tuple(np.concatenate(column) for column in zip(*found))
 
 
