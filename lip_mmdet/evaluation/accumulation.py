@@ -7,7 +7,7 @@ The arrays equal those of ``COCOeval.accumulate`` to the last bit. :func:`evalua
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Iterable, Sequence
+from typing import Sequence
 
 import numpy as np
 
@@ -28,7 +28,6 @@ AREA_RANGES = {
     'medium': (32**2, 96**2),
     'large': (96**2, 1e5**2),
 }
-AREAS = tuple(AREA_RANGES)
 AP_FIGURES = ('AP', 'AP50', 'AP75', 'APS', 'APM', 'APL')
 AR_FIGURES = ('AR1', 'AR10', 'AR100', 'ARS', 'ARM', 'ARL')
 
@@ -139,9 +138,6 @@ def accumulate(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return precision, recall and scores as ``COCOeval.accumulate`` does.
 
-    Precision falls everywhere but at hits, so it is computed there only, for all classes and
-    thresholds at once.
-
     Args:
         matches: of T IoU thresholds, K classes, A area ranges.
         limits: M limits of detections per image and class.
@@ -151,95 +147,84 @@ def accumulate(
         score at which the level is reached, shape (T, R, K, A, M). -1 where nothing is to be found.
     """
     area_count, threshold_count, _ = matches.taken.shape
-    class_count = len(matches.starts) - 1
+    class_count, classes = len(matches.starts) - 1, matches.category
     shape = (threshold_count, len(RECALL_LEVELS), class_count, area_count, len(limits))
     precision, scores = np.full(shape, -1.0), np.full(shape, -1.0)
     recall = np.full((threshold_count, class_count, area_count, len(limits)), -1.0)
 
-    classes = np.repeat(np.arange(class_count), np.diff(matches.starts))
-    found_any = np.diff(matches.starts) > 0
     best = np.zeros(class_count)
+    found_any = np.diff(matches.starts) > 0
     best[found_any] = matches.scores[matches.starts[:-1][found_any]]
-    for area in range(area_count):
-        wanted = ~matches.ignored[area] & (matches.object_category >= 0)
-        wanted = np.bincount(matches.object_category[wanted], minlength=class_count)
-        defined = wanted > 0
-        needed = hits_needed(wanted)
-        matched = [matches.at(area, threshold) for threshold in range(threshold_count)]
-        detections, _, hits = (np.concatenate(column) for column in zip(*matched))
-        # One segment for each threshold and class, in which hits and others are counted.
-        segment = np.repeat(np.arange(threshold_count), [len(part[0]) for part in matched])
-        segment = segment * class_count + classes[detections]
+    for area, threshold in np.ndindex(area_count, threshold_count):
+        if threshold == 0:
+            wanted = matches.object_category[matches.wanted[area]]
+            wanted = np.bincount(wanted, minlength=class_count)
+            defined, needed = wanted > 0, _hits_needed(wanted)
+        counted, hit = matches.outcome(area, threshold)
         for number, limit in enumerate(limits):
             within = matches.rank < limit
-            # What counts apart from matches, and how they change it: ignored ones and hits outside.
-            counted = np.cumsum(matches.inside[area] & within)
-            counted -= np.concatenate([[0], counted])[matches.starts[classes]]
-            kept = within[detections]
-            rows, hit, part = detections[kept], hits[kept], segment[kept]
-            change = np.cumsum(hit.astype(np.int64) - matches.inside[area, rows])
-            first = np.searchsorted(part, np.arange(threshold_count * class_count))
-            change -= np.concatenate([[0], change])[first[part]]
-
-            total = (counted[rows] + change)[hit]
-            rows, part = rows[hit], part[hit]
-            size = np.bincount(part, minlength=threshold_count * class_count)
-            first = np.cumsum(size) - size
-            found = np.arange(1, len(part) + 1) - first[part]
-            at_hits = found / (total + np.spacing(1))
-
-            size = size.reshape(threshold_count, class_count, 1)
-            values = interpolate(at_hits, size, needed)
-            precision[:, :, defined, area, number] = values[:, defined].swapaxes(1, 2)
-            reached, places = _places(size, needed)
-            values = np.zeros(reached.shape)
-            values[reached] = matches.scores[rows[places]]
-            values[:, :, 0] = best
-            scores[:, :, defined, area, number] = values[:, defined].swapaxes(1, 2)
-            recall[:, defined, area, number] = size[:, defined, 0] / wanted[defined]
+            hits, found, total = _hits(classes, counted & within, hit & within)
+            size = np.bincount(classes[hits], minlength=class_count)
+            # Levels that are reached, and the hits with which they are.
+            reached = needed <= size[:, None]
+            by = ((np.cumsum(size) - size)[:, None] + needed - 1)[reached]
+            values, at_scores = np.zeros((2, *needed.shape))
+            if by.size:
+                values[reached] = np.maximum.reduceat(found / (total + np.spacing(1)), by)
+            # The highest precision at that recall or a greater one.
+            values = np.maximum.accumulate(values[:, ::-1], axis=1)[:, ::-1]
+            at_scores[reached] = matches.scores[hits[by]]
+            at_scores[:, 0] = best
+            precision[threshold, :, defined, area, number] = values[defined]
+            scores[threshold, :, defined, area, number] = at_scores[defined]
+            recall[threshold, defined, area, number] = size[defined] / wanted[defined]
     return precision, recall, scores
 
 
-def hits_needed(wanted: np.ndarray) -> np.ndarray:
+def _hits_needed(wanted: np.ndarray) -> np.ndarray:
     """Return how many of ``wanted`` objects reach each recall level, at least 1, shape (K, R)."""
-    wanted = np.maximum(wanted, 1)[:, None]
-    needed = np.rint(RECALL_LEVELS * wanted)
-    # The quotient decides, with its rounding.
-    needed -= (needed - 1) / wanted >= RECALL_LEVELS
-    needed += needed / wanted < RECALL_LEVELS
-    return np.maximum(needed, 1).astype(np.int64)
+    recalls = [np.arange(1, number + 1) / number for number in np.maximum(wanted, 1).tolist()]
+    return np.stack([np.searchsorted(recall, RECALL_LEVELS) + 1 for recall in recalls])
 
 
-def levels_reached(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return how many recall levels ``found`` of ``wanted`` objects reach, 0 for none found."""
-    recall = found / wanted
-    nearest = np.rint(recall * (len(RECALL_LEVELS) - 1)).astype(np.intp)
-    return np.where(found > 0, nearest + (RECALL_LEVELS[nearest] <= recall), 0)
+def _hits(
+    group: np.ndarray, counted: np.ndarray, hit: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the hits; how many hits, and how many that count, its group has up to each of them."""
+    hits = np.flatnonzero(hit)
+    first = np.searchsorted(group, group[hits])
+    found = np.arange(1, len(hits) + 1) - np.searchsorted(hits, first)
+    total = np.cumsum(counted)
+    return hits, found, total[hits] - total[first] + counted[first]
 
 
-def interpolate(at_hits: np.ndarray, size: np.ndarray, needed: np.ndarray) -> np.ndarray:
-    """Return precision at the recall levels: the highest at that recall or a greater one.
+def average_precision(
+    group: np.ndarray, counted: np.ndarray, hit: np.ndarray, wanted: np.ndarray
+) -> np.ndarray:
+    """Return AP of each group of detections, such as a class, at one IoU threshold, shape (G,).
 
     Args:
-        at_hits: precision at each hit of one class after the other, shape (hits,).
-        size: how many hits each class has, shape (..., 1).
-        needed: from :func:`hits_needed`, broadcasting with ``size``.
-
-    Returns:
-        Shape (..., R).
+        group: of each detection, rising, and within a group by falling score, shape (D,).
+        counted: which detections are hits or false alarms, shape (D,).
+        hit: shape (D,).
+        wanted: how many objects each group has to find, shape (G,).
     """
-    values = np.zeros(np.broadcast_shapes(size.shape, needed.shape))
-    reached, places = _places(size, needed)
-    if places.size:
-        values[reached] = np.maximum.reduceat(at_hits, places)
-    return np.maximum.accumulate(values[..., ::-1], axis=-1)[..., ::-1]
+    hits, found, total = _hits(group, counted, hit)
+    which = group[hits]
+    # The highest in the group from here on, by its place among all; lower in each later group.
+    precision = np.sort(found / total)
+    place = np.searchsorted(precision, found / total) - len(hits) * which
+    place = np.maximum.accumulate(place[::-1])[::-1] + len(hits) * which
+    # Objects that are found together with the hit's reach these many levels more than without.
+    levels = _levels_reached(found, wanted[which]) - _levels_reached(found - 1, wanted[which])
+    ap = np.bincount(which, weights=precision[place] * levels, minlength=len(wanted))
+    return ap / len(RECALL_LEVELS)
 
 
-def _places(size: np.ndarray, needed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return which levels are reached, and by which hits; see :func:`interpolate`."""
-    first = (np.cumsum(size) - size.ravel()).reshape(size.shape)
-    reached = needed <= size
-    return reached, (first + needed - 1)[reached]
+def _levels_reached(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return how many recall levels ``found`` of ``wanted`` objects reach, 0 for none found."""
+    levels = np.searchsorted(RECALL_LEVELS, found / wanted, side='right')
+    return np.where(found > 0, levels, 0)
 
 
 def figures(evaluation: CocoEvaluation, category: int | None = None) -> dict[str, float | None]:
@@ -268,11 +253,6 @@ def figures(evaluation: CocoEvaluation, category: int | None = None) -> dict[str
     for area, name in enumerate(('ARS', 'ARM', 'ARL'), start=1):
         result[name] = mean_where_defined(recall[..., area, -1])
     return result
-
-
-def recall_names(names: Iterable[str]) -> list[str]:
-    """Return which names of figures are recalls: :data:`AR_FIGURES` with COCO's limits."""
-    return [name for name in names if name.startswith('AR')]
 
 
 def mean_where_defined(values: np.ndarray) -> float | None:

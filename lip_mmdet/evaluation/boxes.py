@@ -19,28 +19,26 @@ def boxes_of(records: Records, kept: np.ndarray) -> np.ndarray:
     if isinstance(values, np.ndarray):
         return values[kept]
     rows = kept.tolist()
-    if rows != list(range(len(values))):
-        values = [values[row] for row in rows]
-    if set(map(type, values)) - {list} or set(map(len, values)) - {4}:
-        odd = [row for row, v in zip(rows, values) if not isinstance(v, list) or len(v) != 4]
-        records.fail(odd, 'bbox', 'four numbers [x, y, width, height] are expected')
+    values = [values[row] for row in rows]
     try:
         boxes = np.array(values)
-        plainly = boxes.dtype.kind in 'if' and boxes.ndim == 2
-        boxes = boxes.astype(np.float64).reshape(-1, 4)
-    except (TypeError, ValueError, OverflowError):
-        plainly = False
-    if not plainly and rows:
+    except (ValueError, OverflowError):  # not four everywhere
+        boxes = np.array(None)
+    if boxes.dtype.kind not in 'if' or boxes.shape != (len(rows), 4):
+        four = 'four numbers [x, y, width, height] are expected'
+        records.refuse('bbox', lambda v: not isinstance(v, list) or len(v) != 4, four, rows)
         quoted = str if records.noun == 'annotation' else int
-        odd = [r for r, v in zip(rows, values) if not all(_is_number(x, quoted) for x in v)]
-        if odd:
-            records.fail(odd, 'bbox', 'four finite numbers are expected, without quotes')
+        records.refuse(
+            'bbox',
+            lambda v: not all(_is_number(x, quoted) for x in v),
+            'four finite numbers are expected, without quotes',
+            rows,
+        )
         boxes = np.array([[float(x) for x in v] for v in values])
+    boxes = boxes.astype(np.float64).reshape(-1, 4)
     finite = np.isfinite(boxes).all(axis=1)
     if not finite.all():
-        records.fail(
-            [rows[i] for i in np.flatnonzero(~finite)], 'bbox', 'numbers have to be finite'
-        )
+        records.fail(kept[~finite].tolist(), 'bbox', 'numbers have to be finite')
     return boxes
 
 
@@ -57,11 +55,11 @@ def as_floats(values: list) -> np.ndarray:
     try:
         return np.array(values, dtype=np.float64)
     except OverflowError:
-        return np.array([_as_float(value) for value in values], dtype=np.float64)
+        return np.array([_as_float(value) for value in values])
 
 
-def _as_float(value: Any) -> float:
+def _as_float(value: float) -> float:
     try:
         return float(value)
     except OverflowError:
-        return float('inf') if value > 0 else float('-inf')
+        return np.inf if value > 0 else -np.inf

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Sequence
 
 import numpy as np
 
 from lip_mmdet.evaluation.accumulation import (
     AREA_RANGES,
-    AREAS,
     CocoEvaluation,
     accumulate,
     figures,
@@ -29,31 +28,25 @@ class Breakdown:
     """One evaluation in numbers; fractions, None where there is no ground truth.
 
     Attributes:
-        backend: who computed it, ``'numpy'`` or ``'pycocotools'``.
         figures: the twelve COCO figures.
-        per_class: for each category its id, name, figures, and numbers of objects and detections.
         per_iou: for each IoU threshold AP and AR, at the highest limit.
+        per_class: for each category its id, name, figures, and numbers of objects and detections.
         counts: numbers of images, and of objects, crowds and detections by area.
+        backend: who computed it, ``'numpy'`` or ``'pycocotools'``.
         iou_type: ``'bbox'`` or ``'segm'``.
     """
 
-    backend: str
     figures: dict[str, float | None]
-    per_class: list[dict[str, Any]]
     per_iou: list[dict[str, float | None]]
+    per_class: list[dict[str, Any]]
     counts: dict[str, Any]
+    backend: str
     iou_type: str = 'bbox'
 
     def as_json(self) -> dict[str, Any]:
         """Return the content of ``--out-json``: the figures at the top, the rest below."""
-        return {
-            **self.figures,
-            'per_iou': self.per_iou,
-            'per_class': self.per_class,
-            'counts': self.counts,
-            'backend': self.backend,
-            'iou_type': self.iou_type,
-        }
+        content = asdict(self)
+        return {**content.pop('figures'), **content}
 
 
 def break_down(
@@ -138,23 +131,25 @@ def _counts(
 ) -> dict[str, Any]:
     counted = np.isin(truth.category, evaluation.category_ids)
     found = np.isin(detections.category, evaluation.category_ids)
+    areas = {
+        'objects': truth.areas[counted & ~truth.crowd],
+        'crowds': truth.areas[counted & truth.crowd],
+        'detections': detections.areas[found],
+    }
     return {
         'images': len(truth.image_ids),
         'images_without_detections': coverage(detections, truth)[0],
         'categories': len(evaluation.category_ids),
-        'objects': _by_area(truth.areas[counted & ~truth.crowd]),
-        'crowds': _by_area(truth.areas[counted & truth.crowd]),
-        'detections': _by_area(detections.areas[found]),
+        **{
+            kind: {
+                name: int(np.sum((of_kind >= low) & (of_kind <= high)))
+                for name, (low, high) in AREA_RANGES.items()
+            }
+            for kind, of_kind in areas.items()
+        },
     }
 
 
 def _by_category(category: np.ndarray, ids: np.ndarray) -> list[int]:
     of_these = category[np.isin(category, ids)]
     return np.bincount(np.searchsorted(ids, of_these), minlength=len(ids)).tolist()
-
-
-def _by_area(areas: np.ndarray) -> dict[str, int]:
-    return {
-        name: int(np.sum((areas >= AREA_RANGES[name][0]) & (areas <= AREA_RANGES[name][1])))
-        for name in AREAS
-    }

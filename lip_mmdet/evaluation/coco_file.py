@@ -14,8 +14,7 @@ import re
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
-from typing import Any, BinaryIO, Iterator, List, NoReturn, Sequence, Tuple, Union
+from typing import Any, BinaryIO, Callable, Iterator, List, NoReturn, Sequence, Tuple, Union
 
 import msgspec
 import numpy as np
@@ -44,34 +43,22 @@ _BROKEN_GZIP = (OSError, EOFError, zlib.error)
 _FALSE_JSON = {b'null', b'false', b'0', b'""', b'[]', b'{}'}
 
 
-def _struct(name: str, fields: Sequence[str], masks: bool = False) -> type:
-    # Without masks a segmentation is only asked whether it is there, so it is not decoded.
-    raw = () if masks else ('segmentation',)
-    kinds = [(f, msgspec.Raw if f in raw else Any, UNSET) for f in fields]
-    return msgspec.defstruct(name, kinds, gc=False)
+def _decoder(sections: Sequence[str], masks: bool = False) -> msgspec.json.Decoder:
+    """Return what decodes these sections of an annotation file, none of which needs be there."""
+    members = []
+    for section in sections:
+        noun, fields = _SECTIONS[section]
+        # Without masks a segmentation is only asked whether it is there, so it is not decoded.
+        kinds = {field: Any for field in fields}
+        if not masks and 'segmentation' in fields:
+            kinds['segmentation'] = msgspec.Raw
+        record = msgspec.defstruct(noun, [(*kind, UNSET) for kind in kinds.items()], gc=False)
+        members.append((section, Union[List[record], msgspec.UnsetType], UNSET))
+    return msgspec.json.Decoder(msgspec.defstruct('Dataset', members))
 
 
-def _optional(kind: Any) -> Any:
-    return Union[kind, msgspec.UnsetType]
-
-
-_DATASET = {
-    masks: msgspec.json.Decoder(
-        msgspec.defstruct(
-            'Dataset',
-            [
-                (section, _optional(List[_struct(section, fields, masks)]), UNSET)
-                for section, (_, fields) in _SECTIONS.items()
-            ],
-        )
-    )
-    for masks in (False, True)
-}
-_CATEGORIES = msgspec.json.Decoder(
-    msgspec.defstruct(
-        'Names', [('categories', _optional(List[_struct('category', ('id', 'name'))]), UNSET)]
-    )
-)
+_DATASET = {masks: _decoder(tuple(_SECTIONS), masks) for masks in (False, True)}
+_CATEGORIES = _decoder(['categories'])
 # What msgspec does not find to be of these types is read by `json`.
 _KINDS = dict(
     image_id=int,
@@ -80,6 +67,7 @@ _KINDS = dict(
     segmentation=Any,
     score=float,
 )
+_ARRAYS = dict(image_id=np.int64, category_id=np.int64, bbox=np.float64, score=np.float64)
 _PLAIN_RESULTS = {
     fields: msgspec.json.Decoder(
         List[msgspec.defstruct('result', [(f, _KINDS[f]) for f in fields], gc=False)]
@@ -88,20 +76,20 @@ _PLAIN_RESULTS = {
 }
 
 
+@dataclass(frozen=True)
 class Records:
     """A list of JSON objects as columns of the values that the file has.
 
-    Args:
+    Attributes:
         noun: what one record is, such as ``'annotation'``.
         source: where they come from; it starts the messages.
         columns: key to values, :data:`UNSET` where a record lacks the key; or to an array, where
             all records are plain.
     """
 
-    def __init__(self, noun: str, source: str, columns: dict[str, list | np.ndarray]) -> None:
-        self.noun = noun
-        self.source = source
-        self.columns = columns
+    noun: str
+    source: str
+    columns: dict[str, list | np.ndarray]
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -109,9 +97,24 @@ class Records:
     def __getitem__(self, key: str) -> list | np.ndarray:
         return self.columns[key]
 
-    def rows(self, key: str, at_fault: Any) -> list[int]:
-        """Return the positions whose value of ``key`` satisfies ``at_fault``."""
-        return [row for row, value in enumerate(self.columns[key]) if at_fault(value)]
+    def rows(
+        self, key: str, at_fault: Callable[[Any], bool], rows: Sequence[int] | None = None
+    ) -> list[int]:
+        """Return the positions, of all or of ``rows``, whose ``key`` satisfies ``at_fault``."""
+        values = self.columns[key]
+        return [r for r in (range(len(self)) if rows is None else rows) if at_fault(values[r])]
+
+    def refuse(
+        self,
+        key: str,
+        at_fault: Callable[[Any], bool],
+        complaint: str,
+        rows: Sequence[int] | None = None,
+    ) -> None:
+        """Call :meth:`fail` for the positions that :meth:`rows` returns, if there are any."""
+        odd = self.rows(key, at_fault, rows)
+        if odd:
+            self.fail(odd, key, complaint)
 
     def fail(self, rows: Sequence[int], key: str, complaint: str) -> NoReturn:
         """Raise InputError for ``key`` of these records: the first, how many, and what to do."""
@@ -141,6 +144,12 @@ class CocoFile:
     annotations: Records | None
     categories: Records | None
     packing: str = ''
+
+    @property
+    def objects(self) -> Records:
+        """The annotations; none where the file lacks the section."""
+        none = Records('annotation', self.source, {key: [] for key in _SECTIONS['annotations'][1]})
+        return self.annotations or none
 
 
 @contextmanager
@@ -177,11 +186,7 @@ def read_coco(
             dataset = _DATASET[masks].decode(content)
         except (msgspec.MsgspecError, ValueError, RecursionError):
             return coco_from(parsed(content, source), source, packing, masks)
-        found = {name: getattr(dataset, name) for name in _SECTIONS}
-        sections = {
-            name: None if records is UNSET else _from_structs(records, source, *_SECTIONS[name])
-            for name, records in found.items()
-        }
+        sections = {n: _from_structs(getattr(dataset, n), source, n) for n in _SECTIONS}
         return _coco(source, sections, packing, masks)
 
 
@@ -193,7 +198,7 @@ def read_categories(path: str | os.PathLike) -> Records | None:
         names = _CATEGORIES.decode(content).categories
     except (InputError, msgspec.MsgspecError, ValueError, RecursionError):
         return None
-    return None if names is UNSET else _from_structs(names, str(path), 'category', ('id', 'name'))
+    return _from_structs(names, str(path), 'categories')
 
 
 def coco_from(dataset: Any, source: str, packing: str = '', masks: bool = False) -> CocoFile:
@@ -242,17 +247,10 @@ def read_results(
         except (msgspec.MsgspecError, ValueError, ArithmeticError, RecursionError, *_BROKEN_GZIP):
             content, _ = decoded(read_all(stream, source), source)
             return results_from(parsed(content, source), source, masks)
-    columns = {key: [part[key] for part in parts] for key in fields}
-    return Records(
-        'detection',
-        source,
-        {
-            key: list(chain.from_iterable(column))
-            if key == 'segmentation'
-            else np.concatenate(column)
-            for key, column in columns.items()
-        },
-    )
+    columns = {f: np.concatenate([part[f] for part in parts]) for f in fields if f in _ARRAYS}
+    if masks:
+        columns['segmentation'] = [value for part in parts for value in part['segmentation']]
+    return Records('detection', source, columns)
 
 
 def results_from(records: Any, source: str, masks: bool = False) -> Records:
@@ -296,21 +294,23 @@ def _parts(stream: BinaryIO, decoder: msgspec.json.Decoder) -> Iterator[list]:
 
 def _columns(records: list, fields: Sequence[str]) -> dict[str, Any]:
     columns: dict[str, Any] = {key: [getattr(r, key) for r in records] for key in fields}
-    for key in columns.keys() - {'segmentation'}:
-        kind = np.int64 if _KINDS[key] is int else np.float64
-        columns[key] = np.array(columns[key], dtype=kind)
+    for key in columns.keys() & _ARRAYS:
+        columns[key] = np.array(columns[key], dtype=_ARRAYS[key])
     if 'bbox' in columns:
         columns['bbox'] = columns['bbox'].reshape(-1, 4)  # of no records too
     return columns
 
 
-def _from_structs(records: list, source: str, noun: str, fields: Sequence[str]) -> Records:
+def _from_structs(records: list, source: str, section: str) -> Records | None:
+    if records is UNSET:
+        return None
+    noun, fields = _SECTIONS[section]
     return Records(noun, source, {key: [getattr(r, key) for r in records] for key in fields})
 
 
 def _from_dicts(records: Any, source: str, noun: str, fields: Sequence[str]) -> Records:
     if not isinstance(records, list):
-        name = {v[0]: k for k, v in _SECTIONS.items()}.get(noun, f'{noun}s')
+        name = 'categories' if noun == 'category' else f'{noun}s'
         raise InputError(f'{source}: the {name} are {shown(records)}, not a list')
     strange = [row for row, record in enumerate(records) if not isinstance(record, dict)]
     if strange:

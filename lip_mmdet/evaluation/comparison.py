@@ -9,10 +9,9 @@ import numpy as np
 
 from lip_mmdet.evaluation.accumulation import (
     AP_FIGURES,
-    RECALL_LEVELS,
     CocoEvaluation,
+    average_precision,
     figures,
-    levels_reached,
 )
 from lip_mmdet.evaluation.ground_truth import GroundTruth
 from lip_mmdet.evaluation.resampling import resampled_figures
@@ -119,10 +118,20 @@ def compare(
     arms = [measured, *baselines]
     drawn = iter(resampled_figures([run for arm in arms for run in arm.runs], resamples, seed))
     ours, *others = [
-        _Drawn(arm, [next(drawn) for _ in arm.runs], np.random.default_rng((seed, number)))
-        for number, arm in enumerate(arms)
+        _Drawn(arm, np.stack([next(drawn) for _ in arm.runs]), np.random.default_rng((seed, n)))
+        for n, arm in enumerate(arms)
     ]
-    return [_compared(ours, theirs, ground_truth, resamples, confidence, seed) for theirs in others]
+    return [
+        Comparison(
+            theirs.arm.name,
+            *_differences(ours, theirs, ground_truth, confidence),
+            resamples=resamples,
+            confidence=confidence,
+            seed=seed,
+            remark=_remark(len(ours.arm.runs), len(theirs.arm.runs)),
+        )
+        for theirs in others
+    ]
 
 
 def mean_known(values: Sequence[float | None]) -> float | None:
@@ -131,22 +140,16 @@ def mean_known(values: Sequence[float | None]) -> float | None:
 
 
 class _Drawn:
-    """Each figure of an arm, and what it is on the resamples, shape (B,)."""
+    """The six figures of an arm and AP of each category, also on resamples, shape (6 + K, B)."""
 
-    def __init__(
-        self,
-        arm: Arm,
-        drawn: list[tuple[np.ndarray, np.ndarray]],
-        random: np.random.Generator,
-    ) -> None:
-        count, resamples = len(arm.runs), drawn[0][0].shape[1]
-        share = random.multinomial(count, np.full(count, 1 / count), resamples).T / count
-        by_figure, by_class = (_of_trainings(np.stack(column), share) for column in zip(*drawn))
-        self.arm = arm
-        self.figures = list(zip([row['mean'] for row in arm.figures().values()], by_figure))
+    def __init__(self, arm: Arm, drawn: np.ndarray, random: np.random.Generator) -> None:
+        count = len(arm.runs)
+        share = random.multinomial(count, np.full(count, 1 / count), drawn.shape[2]).T / count
         classes = range(len(arm.runs[0].category_ids))
-        ap = [mean_known([figures(run, number)['AP'] for run in arm.runs]) for number in classes]
-        self.by_class = list(zip(ap, by_class))
+        by_class = [mean_known([figures(run, k)['AP'] for run in arm.runs]) for k in classes]
+        self.arm = arm
+        self.figures = [*(row['mean'] for row in arm.figures().values()), *by_class]
+        self.drawn = _of_trainings(drawn, share)
         self.by_image = np.mean([image_ap(run) for run in arm.runs], axis=0)
 
 
@@ -162,90 +165,40 @@ def image_ap(evaluation: CocoEvaluation) -> np.ndarray:
 
     Shape (images,). What a detector finds of categories that the image does not show is not in it.
     """
-    matches = evaluation.matches
-    classes = len(evaluation.category_ids)
-    wanted = ~matches.ignored[0] & (matches.object_category >= 0)
-    groups = matches.object_image[wanted] * classes + matches.object_category[wanted]
-    groups, wanted = np.unique(groups, return_counts=True)
-    category = np.repeat(np.arange(classes), np.diff(matches.starts))
-    group = matches.image * classes + category
-    order = np.lexsort((matches.rank, group))
-    place = np.argsort(order)
-    group = group[order]
-    first = np.searchsorted(group, groups)
-    total = np.zeros(len(groups))
+    matches, classes = evaluation.matches, len(evaluation.category_ids)
+    wanted = matches.wanted[0]
+    shown = matches.object_image[wanted] * classes + matches.object_category[wanted]
+    shown, wanted = np.unique(shown, return_counts=True)
+    group = matches.image * classes + matches.category
+    rows = np.flatnonzero(np.isin(group, shown))
+    rows = rows[np.lexsort((matches.rank[rows], group[rows]))]
+    group = np.searchsorted(shown, group[rows])
+    total = np.zeros(len(shown))
     for threshold in range(len(evaluation.iou_thresholds)):
-        detection, _, hit = matches.at(0, threshold)
-        counted = matches.inside[0].copy()
-        counted[detection] = hit
-        counts = np.concatenate([[0], np.cumsum(counted[order])])
-        hits = np.sort(place[detection[hit]])
-        which = np.searchsorted(groups, group[hits])
-        total += _ap_of_groups(which, counts[hits + 1] - counts[first[which]], wanted)
-    image = groups // classes
+        counted, hit = (column[rows] for column in matches.outcome(0, threshold))
+        total += average_precision(group, counted, hit, wanted)
     count = len(evaluation.image_ids)
-    shown = np.bincount(image, minlength=count)
-    total = np.bincount(image, weights=total, minlength=count) / len(evaluation.iou_thresholds)
-    return np.where(shown > 0, total / np.maximum(shown, 1), np.nan)
+    categories = np.bincount(shown // classes, minlength=count)
+    total = np.bincount(shown // classes, weights=total, minlength=count)
+    with np.errstate(invalid='ignore'):  # an image that shows none
+        return total / len(evaluation.iou_thresholds) / categories
 
 
-def _ap_of_groups(which: np.ndarray, total: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return AP of each group.
-
-    Args:
-        which: the group of each hit, rising, shape (hits,).
-        total: detections of the group up to each hit, shape (hits,).
-        wanted: objects of each group, shape (groups,).
-    """
-    sizes = np.bincount(which, minlength=len(wanted))
-    ends = np.cumsum(sizes)
-    found = np.arange(1, len(which) + 1) - (ends - sizes)[which]
-    precision = found / total
-    # The highest from here on, from the last hit of each group to its first.
-    for back in range(2, sizes.max(initial=0) + 1):
-        here = ends[sizes >= back] - back
-        precision[here] = np.maximum(precision[here], precision[here + 1])
-    # Objects that are found together with the hit's reach these many levels more than without.
-    levels = levels_reached(found, wanted[which]) - levels_reached(found - 1, wanted[which])
-    ap = np.bincount(which, weights=precision * levels, minlength=len(wanted))
-    return ap / len(RECALL_LEVELS)
-
-
-def _compared(
-    ours: _Drawn,
-    theirs: _Drawn,
-    truth: GroundTruth,
-    resamples: int,
-    confidence: float,
-    seed: int,
-) -> Comparison:
-    images = np.flatnonzero(~np.isnan(ours.by_image))
+def _differences(
+    ours: _Drawn, theirs: _Drawn, truth: GroundTruth, confidence: float
+) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the rows of a :class:`Comparison`: of figures, classes and images."""
+    columns = (ours.figures, theirs.figures, ours.drawn - theirs.drawn)
+    rows = [_row(*column, confidence) for column in zip(*columns)]
+    categories = zip(ours.arm.runs[0].category_ids.tolist(), rows[len(AP_FIGURES) :])
+    per_class = [{'id': c, 'name': truth.category_names[c], **row} for c, row in categories]
+    images = zip(truth.image_ids.tolist(), ours.by_image.tolist(), theirs.by_image.tolist())
     per_image = [
-        {
-            'id': image,
-            'file_name': truth.file_names[image],
-            **_differing(float(ours.by_image[place]), float(theirs.by_image[place])),
-        }
-        for place, image in zip(images, truth.image_ids[images].tolist())
+        {'id': image, 'file_name': truth.file_names[image], **_differing(*ap)}
+        for image, *ap in images
+        if not np.isnan(ap[0])
     ]
-    categories = ours.arm.runs[0].category_ids.tolist()
-    per_class = [
-        {'id': category, 'name': truth.category_names[category], **_row(*both, confidence)}
-        for category, *both in zip(categories, ours.by_class, theirs.by_class)
-    ]
-    return Comparison(
-        name=theirs.arm.name,
-        figures={
-            name: _row(*both, confidence)
-            for name, *both in zip(AP_FIGURES, ours.figures, theirs.figures)
-        },
-        per_class=_largest_first(per_class),
-        per_image=_largest_first(per_image),
-        resamples=resamples,
-        confidence=confidence,
-        seed=seed,
-        remark=_remark(len(ours.arm.runs), len(theirs.arm.runs)),
-    )
+    return dict(zip(AP_FIGURES, rows)), _largest_first(per_class), _largest_first(per_image)
 
 
 def _remark(ours: int, theirs: int) -> str:
@@ -267,15 +220,14 @@ def _differing(measured: float | None, baseline: float | None) -> dict[str, floa
 
 
 def _row(
-    ours: tuple[float | None, np.ndarray], theirs: tuple[float | None, np.ndarray], level: float
+    measured: float | None, baseline: float | None, drawn: np.ndarray, confidence: float
 ) -> dict[str, float | None]:
-    row = _differing(ours[0], theirs[0])
+    row = _differing(measured, baseline)
     # A resample may lack a rare category or area; the interval is of those that have it.
-    drawn = ours[1] - theirs[1]
     drawn = drawn[~np.isnan(drawn)]
     if row['difference'] is None or not drawn.size:
         return {**row, 'low': None, 'high': None, 'sign_turns': None}
-    tail = (1 - level) / 2
+    tail = (1 - confidence) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
     turned = np.mean(np.sign(drawn) != np.sign(row['difference']))
     return {**row, 'low': float(low), 'high': float(high), 'sign_turns': float(turned)}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 
 from lip_mmdet.errors import InputError
-from lip_mmdet.evaluation.boxes import boxes_of
+from lip_mmdet.evaluation.boxes import as_floats, boxes_of
 from lip_mmdet.evaluation.coco_file import Records, read_results, results_from
 from lip_mmdet.evaluation.ground_truth import GroundTruth
 from lip_mmdet.evaluation.hints import results_hints
@@ -115,22 +116,14 @@ def _check(records: Records, truth: GroundTruth, shift: int, positions: int | No
     category, of_known = truth.category_numbers.of(records, 'category_id')
     if shift or positions is not None:
         category, of_known = _renumbered(category, shift, positions, truth.category_numbers)
-    rows = np.flatnonzero(in_known_image & of_known)
-    boxes, scores, masks = _shapes_and_scores(records, rows, image, truth, notes)
+    everything, rows = np.flatnonzero(in_known_image), np.flatnonzero(in_known_image & of_known)
+    found = meant = _at(rows, records, image, category, truth, notes)
     hints = []
-    everything = np.flatnonzero(in_known_image)
-    if len(rows) == len(everything):
-        hints = results_hints(image[rows], category[rows], boxes, scores, truth, source)
-    else:
-        # Ids that are shifted by one lose a class; what is left out may be no box at all.
-        with suppress(InputError):
-            hints = results_hints(
-                image[everything],
-                category[everything],
-                *_shapes_and_scores(records, everything, image, truth, [])[:2],
-                truth,
-                source,
-            )
+    # Ids that are shifted by one lose a class; what is left out may be no box at all.
+    with suppress(InputError):
+        if len(rows) < len(everything):
+            meant = _at(everything, records, image, category, truth, [])
+        hints = results_hints(meant, truth)
     left_out = len(everything) - len(rows)
     if not len(rows):
         why = hints[0].partition(f'{source}: ')[2] if hints else _category_hint(category, truth)
@@ -145,39 +138,46 @@ def _check(records: Records, truth: GroundTruth, shift: int, positions: int | No
             f'note: {source}: {left_out} of {count} detections are of {len(unknown)} '
             'categories that the annotations do not have; they are left out'
         )
-    return Detections(source, image[rows], category[rows], boxes, scores, notes + hints, masks)
+    notes += hints
+    return found
 
 
-def _shapes_and_scores(
-    records: Records, rows: np.ndarray, image: np.ndarray, truth: GroundTruth, notes: list[str]
-) -> tuple[np.ndarray, np.ndarray, Masks | None]:
-    scores = _scores(records, rows)
+def _at(
+    rows: np.ndarray,
+    records: Records,
+    image: np.ndarray,
+    category: np.ndarray,
+    truth: GroundTruth,
+    notes: list[str],
+) -> Detections:
+    """Return the detections at ``rows``, whose images and categories are these."""
+    image, category, scores, masks = image[rows], category[rows], _scores(records, rows), None
     if truth.masks is not None:
-        masks = masks_of(records, rows, truth.sizes_of(image[rows]), notes)
-        return masks.boxes, scores, masks
+        masks = masks_of(records, rows, truth.sizes_of(image), notes)
+        return Detections(records.source, image, category, masks.boxes, scores, notes, masks)
     boxes = boxes_of(records, rows)
     negative = rows[(boxes[:, 2:] < 0).any(axis=1)].tolist()
     if negative:
         records.fail(negative, 'bbox', 'of negative size; boxes are [x, y, width, height]')
-    return boxes, scores, None
+    return Detections(records.source, image, category, boxes, scores, notes)
 
 
 def _scores(records: Records, rows: np.ndarray) -> np.ndarray:
-    if isinstance(records['score'], np.ndarray):
-        return records['score'][rows]
-    values = [records['score'][row] for row in rows.tolist()]
-    if set(map(type, values)) - {int, float}:
-        odd = [r for r, v in zip(rows.tolist(), values) if not isinstance(v, (int, float))]
-        if odd:
-            records.fail(odd, 'score', 'a number is expected, without quotes')
-    try:
-        scores = np.array(values, dtype=np.float64)
-    except OverflowError:
-        odd = [r for r, v in zip(rows.tolist(), values) if abs(v) > 1e300]
-        records.fail(odd, 'score', 'it is too large for a number')
-    if not np.isfinite(scores).all():
-        odd = rows[~np.isfinite(scores)].tolist()
-        records.fail(odd, 'score', 'numbers have to be finite')
+    values = records['score']
+    if isinstance(values, np.ndarray):
+        return values[rows]
+    records.refuse(
+        'score',
+        lambda value: not isinstance(value, (int, float)),
+        'a number is expected, without quotes',
+        rows.tolist(),
+    )
+    scores = as_floats([values[row] for row in rows.tolist()])
+    odd = rows[~np.isfinite(scores)].tolist()
+    if odd:
+        whole = isinstance(values[odd[0]], int)
+        why = 'it is too large for a number' if whole else 'numbers have to be finite'
+        records.fail(odd, 'score', why)
     return scores
 
 
@@ -221,20 +221,27 @@ def _images(records: Records, truth: GroundTruth) -> tuple[np.ndarray, np.ndarra
     numbers, known = truth.image_numbers.of(records, 'image_id')
     if known.all():
         return numbers, known, []
-    labels = [plain(value) for value in list(records['image_id'])]
-    for how, key_of in _KEYS.items():
-        images: dict[str, int] = {}
-        shared: set[str] = set()
-        for number, label, name in zip(truth.image_ids.tolist(), _labels(truth), _names(truth)):
-            key = key_of(label, name)
-            if key in images:
-                shared.add(key)
-            images[key] = number
-        keys = [_as_key(label, how) for label in labels]
+    own = [str(plain(value)) for value in list(records['image_id'])]
+    names = [truth.file_names[number] for number in truth.image_ids.tolist()]
+    bases = [name.replace('\\', '/').rpartition('/')[2] for name in names]
+    stems, base_stems = ([os.path.splitext(name)[0] for name in of] for of in (names, bases))
+    # What image ids may be instead.
+    keys_of_images = {
+        'ids in quotes or without them': [str(label) for label in truth.image_numbers.labels],
+        'file names': names,
+        'file names without folders': bases,
+        'file names without folders and ending': base_stems,
+        'file names without ending': stems,
+        'the numbers in file names': [_number(stem) for stem in base_stems],
+    }
+    for how, of_images in keys_of_images.items():
+        keys = [_number(key) for key in own] if how == 'the numbers in file names' else own
+        images = dict(zip(of_images, truth.image_ids.tolist()))
         found = np.array([key in images for key in keys])
         if found.mean() <= max(0.5, known.mean()):
             continue
-        ambiguous = next((key for key in keys if key in shared), None)
+        counts = Counter(of_images)
+        ambiguous = next((key for key in keys if counts[key] > 1), None)
         if ambiguous is not None:
             raise InputError(
                 f'{records.source}: the image ids look like {how}, but more than one image has '
@@ -245,34 +252,5 @@ def _images(records: Records, truth: GroundTruth) -> tuple[np.ndarray, np.ndarra
     return numbers, known, []
 
 
-def _labels(truth: GroundTruth) -> list:
-    if truth.image_numbers.plain:
-        return truth.image_ids.tolist()
-    return sorted(truth.image_numbers._numbers, key=truth.image_numbers._numbers.get)
-
-
-def _names(truth: GroundTruth) -> list[str]:
-    return [truth.file_names[number] for number in truth.image_ids.tolist()]
-
-
-def _base(name: str) -> str:
-    return name.replace('\\', '/').rpartition('/')[2]
-
-
 def _number(text: str) -> str:
     return str(int(text)) if text.isascii() and text.isdigit() else text
-
-
-# What image ids may be instead, and the key of an image from its id and file name.
-_KEYS: dict[str, Callable[[Any, str], str]] = {
-    'ids in quotes or without them': lambda label, name: str(label),
-    'file names': lambda label, name: name,
-    'file names without folders': lambda label, name: _base(name),
-    'file names without folders and ending': lambda label, name: os.path.splitext(_base(name))[0],
-    'file names without ending': lambda label, name: os.path.splitext(name)[0],
-    'the numbers in file names': lambda label, name: _number(os.path.splitext(_base(name))[0]),
-}
-
-
-def _as_key(label: Any, how: str) -> str:
-    return _number(str(label)) if how == 'the numbers in file names' else str(label)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lip_mmdet.evaluation.accumulation import CocoEvaluation, hits_needed, interpolate
+from lip_mmdet.evaluation.accumulation import CocoEvaluation, average_precision
 from lip_mmdet.evaluation.detections import Detections
 from lip_mmdet.evaluation.ground_truth import GroundTruth
 from lip_mmdet.evaluation.matching import Matches, find_pairs
@@ -70,11 +70,8 @@ def break_down_errors(
     matches = evaluation.matches
     threshold = int(np.flatnonzero(evaluation.iou_thresholds == _FOREGROUND)[0])
     kind, target, found = _classify(matches, threshold, truth, detections)
-
-    count = len(matches.starts) - 1
-    category = np.repeat(np.arange(count), np.diff(matches.starts))
-    object_category, scores = matches.object_category, matches.scores
-    wanted_object = (object_category >= 0) & ~truth.crowd
+    category, object_category, scores = matches.category, matches.object_category, matches.scores
+    count, wanted_object = len(matches.starts) - 1, (object_category >= 0) & ~truth.crowd
     wanted = np.bincount(object_category[wanted_object], minlength=count)
 
     # A corrected class or box finds the object if nothing has. Of several corrections of one object
@@ -88,21 +85,32 @@ def break_down_errors(
     missed = wanted_object & ~found
     missed[target[correctable]] = False
 
-    counts = kind != _IGNORED
-    hit = kind == _HIT
-    base = _ap50(category[counts], scores[counts], hit[counts], wanted)
+    counts, hit = kind != _IGNORED, kind == _HIT
+
+    def ap50(
+        keep: np.ndarray,
+        hit: np.ndarray,
+        category: np.ndarray,
+        wanted: np.ndarray,
+        present: np.ndarray,
+    ) -> float:
+        order = np.flatnonzero(keep)
+        order = order[np.lexsort((-scores[order], category[order]))]
+        ap = average_precision(category[order], keep[order], hit[order], wanted)
+        return float(ap[present].sum() / max(present.sum(), 1))
+
+    present = wanted > 0
+    base = ap50(counts, hit, category, wanted, present)
     gains = {}
     for code in range(_CLASSIFICATION, len(_KINDS)):
         fixed = corrected & (kind == code)
         keep = counts & ((kind != code) | fixed)
         fixed_category = np.where(fixed, object_category[target], category)
-        ap = _ap50(fixed_category[keep], scores[keep], (hit | fixed)[keep], wanted)
-        gains[_KINDS[code]] = max(ap - base, 0.0)
+        gains[_KINDS[code]] = ap50(keep, hit | fixed, fixed_category, wanted, present)
     # A class whose objects were all missed stays, with an AP of 0, if it has detections.
     left = wanted - np.bincount(object_category[missed], minlength=count)
-    present = (wanted > 0) & ((left > 0) | (np.bincount(category[counts], minlength=count) > 0))
-    ap = _ap50(category[counts], scores[counts], hit[counts], left, present)
-    gains['missed'] = max(ap - base, 0.0)
+    present &= (left > 0) | (np.bincount(category[counts], minlength=count) > 0)
+    gains['missed'] = ap50(counts, hit, category, left, present)
 
     codes = np.zeros(len(detections), dtype=np.int8)
     codes[matches.rows] = kind
@@ -110,7 +118,7 @@ def break_down_errors(
     return ErrorBreakdown(
         ap50=base,
         counts={**dict(zip(_KINDS[2:], numbers[2:])), 'missed': int(missed.sum())},
-        gains=gains,
+        gains={name: max(ap - base, 0.0) for name, ap in gains.items()},
         codes=codes,
         missed=missed,
     )
@@ -120,10 +128,9 @@ def _classify(
     matches: Matches, threshold: int, truth: GroundTruth, detections: Detections
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return each detection's kind, the object it is about, and which objects were found."""
-    detection, objects, is_hit = matches.at(0, threshold)
-    # What lies outside the range of all areas counts only where it is a hit.
-    kind = np.where(matches.inside[0], _BACKGROUND, _IGNORED)
-    kind[detection] = np.where(is_hit, _HIT, _IGNORED)
+    _, objects, is_hit = matches.at(0, threshold)
+    counted, hit = matches.outcome(0, threshold)
+    kind = np.where(hit, _HIT, np.where(counted, _BACKGROUND, _IGNORED))
     found = np.zeros(len(truth), dtype=bool)
     found[objects[is_hit]] = True
 
@@ -164,22 +171,3 @@ def _best_of(
     largest, which = np.zeros(count), np.zeros(count, dtype=np.int64)
     largest[detection[first]], which[detection[first]] = iou[first], objects[first]
     return largest, which
-
-
-def _ap50(
-    category: np.ndarray,
-    scores: np.ndarray,
-    hit: np.ndarray,
-    wanted: np.ndarray,
-    present: np.ndarray | None = None,
-) -> float:
-    """Return AP50, the mean over classes that have objects or are said to be present."""
-    present = wanted > 0 if present is None else present
-    order = np.lexsort((-scores, category))
-    category, hit = category[order], hit[order]
-    places = np.flatnonzero(hit)
-    first = np.searchsorted(category, category[places])
-    size = np.bincount(category[places], minlength=len(wanted))
-    found = np.arange(1, len(places) + 1) - (np.cumsum(size) - size)[category[places]]
-    ap = interpolate(found / (places - first + 1), size[:, None], hits_needed(wanted)).mean(axis=1)
-    return float(ap[present & (wanted > 0)].sum() / max(present.sum(), 1))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 
@@ -23,9 +23,9 @@ from lip_mmdet.evaluation.coco_file import (
 from lip_mmdet.evaluation.hints import corners_in_truth
 from lip_mmdet.evaluation.json_file import clean, shown
 from lip_mmdet.evaluation.masks import Masks, masks_of
-from lip_mmdet.evaluation.numbering import Numbering, plain
+from lip_mmdet.evaluation.numbering import Numbering, is_no_id, plain
 
-_CROWD = {'0': False, '1': True, 0: False, 1: True}
+_CROWD = {'0': False, '1': True, 0: False, 1: True, None: False, UNSET: False}
 
 
 @dataclass(frozen=True)
@@ -137,20 +137,21 @@ def ground_truth_of(
                 f'warning: {source}: {repeated} {records.noun} id(s) occur again; the last '
                 f'{records.noun} of an id counts'
             )
-    names = _by_number(category_numbers, categories['name'], shown_name=True)
+    names = _by_number(category_numbers, categories['name'], missing=str)
     if len(set(names.values())) < len(names):
         notes.append(f'note: {source} has categories of the same name; they are told apart by id')
 
-    objects = file.annotations or coco_from({'annotations': []}, source).annotations
     sizes = _sizes(images, image_numbers, notes)
-    columns = _objects(objects, image_numbers, category_numbers, sizes if masks else None, notes)
-    if labels and not len(objects):
+    columns = _objects(
+        file.objects, image_numbers, category_numbers, sizes if masks else None, notes
+    )
+    if labels and not len(file.objects):
         notes.append(f'warning: {source} has no annotations: every figure is undefined')
     truth = GroundTruth(
         source=source,
         image_ids=image_numbers.known,
         image_sizes=sizes,
-        file_names=_by_number(image_numbers, images['file_name']),
+        file_names=_by_number(image_numbers, images['file_name'], missing=lambda number: ''),
         category_ids=category_numbers.known,
         category_names=names,
         **columns,
@@ -234,14 +235,12 @@ def _ids(
     Where ids repeat, pycocotools finds objects by id, so that the last of an id stands for all of
     them, in the order of the images in which they were listed.
     """
-    missing = objects.rows('id', lambda v: v is UNSET or isinstance(v, (list, dict)))
-    if missing:
-        objects.fail(missing, 'id', 'number the annotations from 1')
+    objects.refuse('id', is_no_id, 'number the annotations from 1')
     labels = [plain(value) for value in objects['id']]
-    first_of = {label: row for row, label in enumerate(labels)}  # in fact the last of each
-    repeated = len(labels) - len(first_of)
+    last_of = {label: row for row, label in enumerate(labels)}
+    repeated = len(labels) - len(last_of)
     if repeated:
-        last = np.array([first_of[label] for label in labels])
+        last = np.array([last_of[label] for label in labels])
         kept = last[kept[np.argsort(image[kept], kind='stable')]]
         kept = kept[valid[kept]]
         notes.append(
@@ -270,79 +269,62 @@ def _areas(
 ) -> np.ndarray:
     rows = kept.tolist()
     values = [objects['area'][row] for row in rows]
-    if set(map(type, values)) <= {int, float}:
+    without = np.array([not isinstance(v, (int, float)) for v in values], dtype=bool)
+    if not without.any():
         return as_floats(values)
-    without = np.array([not isinstance(v, (int, float)) for v in values])
-    odd = [
-        row for row, v, c in zip(rows, values, crowd) if isinstance(v, (str, list, dict)) and not c
-    ]
-    if odd:  # of a crowd the area is never asked
-        objects.fail(odd, 'area', 'a number is expected, without quotes')
-    if without.any():
-        notes.append(
-            f'warning: {objects.source}: {without.sum()} of {len(objects)} annotations have no '
-            f'area, the first is number {rows[int(np.argmax(without))] + 1}; '
-            f'{"width times height of the box" if masks is None else "the area of the mask"} '
-            'stands in for those'
-        )
+    # Of a crowd the area is never asked.
+    asked = kept[without & ~crowd].tolist()
+    objects.refuse('area', _is_quoted, 'a number is expected, without quotes', asked)
+    notes.append(
+        f'warning: {objects.source}: {without.sum()} of {len(objects)} annotations have no '
+        f'area, the first is number {rows[int(np.argmax(without))] + 1}; '
+        f'{"width times height of the box" if masks is None else "the area of the mask"} '
+        'stands in for those'
+    )
     size = boxes[:, 2] * boxes[:, 3] if masks is None else masks.areas
     return np.where(without, size, as_floats([0 if w else v for w, v in zip(without, values)]))
 
 
+def _is_quoted(value: Any) -> bool:
+    return isinstance(value, (str, list, dict))
+
+
+def _is_no_flag(value: Any) -> bool:
+    return isinstance(value, (list, dict)) or value not in _CROWD
+
+
 def _crowd(objects: Records, kept: np.ndarray, notes: list[str]) -> np.ndarray:
     rows = kept.tolist()
-    values = [objects['iscrowd'][row] for row in rows]
-    if set(map(type, values)) <= {int} and set(values) <= {0, 1}:
-        return np.array(values, dtype=bool)
-    flags = []
-    odd, null = [], []
-    for row, value in zip(rows, values):
-        if value is None:
-            null.append(row)
-        nested = isinstance(value, (list, dict))
-        flag = False if value is None or value is UNSET or nested else _CROWD.get(value)
-        if flag is None or nested:
-            odd.append(row)
-        flags.append(bool(flag))
-    if odd:
-        objects.fail(odd, 'iscrowd', 'it can be 0 or 1')
+    objects.refuse('iscrowd', _is_no_flag, 'it can be 0 or 1', rows)
+    null = objects.rows('iscrowd', lambda v: v is None, rows)
     if null:
         notes.append(f'warning: {objects.source}: {objects.fault(null, "iscrowd")}; null is taken '
                      'for 0')  # fmt: skip
-    return np.array(flags, dtype=bool)
+    return np.array([_CROWD[objects['iscrowd'][row]] for row in rows], dtype=bool)
 
 
 def _sizes(images: Records, numbers: Numbering, notes: list[str]) -> np.ndarray:
     sizes = np.full((len(numbers.known), 2), np.nan)
-    places = np.searchsorted(numbers.known, numbers.values)
-    odd: set[int] = set()
+    odd = np.zeros(len(images), dtype=bool)
     for side, key in enumerate(('width', 'height')):
-        values = images[key]
-        if not set(map(type, values)) <= {int, float}:
-            odd.update(
-                row for row, v in enumerate(values)
-                if v is not UNSET and v is not None and not isinstance(v, (int, float))
-            )  # fmt: skip
-            values = [v if isinstance(v, (int, float)) else np.nan for v in values]
-        column = as_floats(values)
-        strange = ~(column > 0) & ~np.isnan(column) | np.isinf(column)
-        odd.update(np.flatnonzero(strange).tolist())
-        sizes[places, side] = np.where(strange, np.nan, column)
-    if odd:
-        first = min(odd)
+        column = as_floats([v if isinstance(v, (int, float)) else np.nan for v in images[key]])
+        strange = (column <= 0) | np.isinf(column)
+        sizes[np.searchsorted(numbers.known, numbers.values), side] = np.where(
+            strange, np.nan, column
+        )
+        strange[images.rows(key, _is_quoted)] = True
+        odd |= strange
+    if odd.any():
+        first = int(np.argmax(odd))
         notes.append(
-            f'warning: {images.source}: {len(odd)} of {len(images)} images have no size in pixels, '
-            f'the first is number {first + 1}, width {shown(images["width"][first])} and height '
-            f'{shown(images["height"][first])}'
+            f'warning: {images.source}: {odd.sum()} of {len(images)} images have no size in '
+            f'pixels, the first is number {first + 1}, width {shown(images["width"][first])} and '
+            f'height {shown(images["height"][first])}'
         )
     return sizes
 
 
-def _by_number(numbers: Numbering, values: list, shown_name: bool = False) -> dict[int, str]:
-    """Return number to text; a value that is missing is empty, or the number for a name."""
-    texts = {}
-    for number, value in zip(numbers.values.tolist(), values):
-        missing = value is UNSET
-        text = (str(number) if shown_name else '') if missing else value
-        texts[number] = clean(text if isinstance(text, str) else str(text))
-    return texts
+def _by_number(numbers: Numbering, values: list, missing: Callable[[int], str]) -> dict[int, str]:
+    """Return number to text, where there is no value what ``missing`` says."""
+    pairs = zip(numbers.values.tolist(), values)
+    return {n: clean(missing(n) if value is UNSET else str(value)) for n, value in pairs}

@@ -40,37 +40,25 @@ _READINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-class Sample:
+class _Sample:
     """The best-scored detections, of images with objects, beside these."""
 
-    def __init__(
-        self,
-        image: np.ndarray,
-        category: np.ndarray,
-        boxes: np.ndarray,
-        scores: np.ndarray,
-        truth: GroundTruth,
-    ) -> None:
-        rows = np.arange(len(scores))
+    def __init__(self, detections: Detections, truth: GroundTruth) -> None:
+        rows = np.arange(len(detections))
         # A detector's best are mostly right as long as they are fewer than there are objects.
         size = min(_SAMPLE, max(10, len(truth) // 2))
         if len(rows) > size:
-            rows = np.sort(np.argpartition(-scores, size)[:size])
-        order = np.argsort(truth.image, kind='stable')
-        start, stop = (
-            np.searchsorted(truth.image[order], image[rows], side=side)
-            for side in ('left', 'right')
+            rows = np.sort(np.argpartition(-detections.scores, size)[:size])
+        objects, images = (
+            np.searchsorted(truth.image_ids, image) for image in (truth.image, detections.image)
         )
-        count = stop - start
+        count = np.bincount(objects, minlength=len(truth.image_ids))[images[rows]]
         rows = rows[(np.cumsum(count) <= _PAIRS) & (count > 0)]
-        objects = np.flatnonzero(np.isin(truth.image, image[rows]))
-        self.image, self.category, self.boxes = image[rows], category[rows], boxes[rows]
-        self.sizes = truth.sizes_of(self.image)
+        self.image, self.category = detections.image[rows], detections.category[rows]
+        self.boxes, self.sizes = detections.boxes[rows], truth.sizes_of(self.image)
+        objects = np.flatnonzero(np.isin(truth.image, self.image))
         self.object_image, self.object_category = truth.image[objects], truth.category[objects]
         self.objects = truth.boxes[objects]
-
-    def __len__(self) -> int:
-        return len(self.image)
 
     def pairs(
         self, boxes: np.ndarray | None, category: np.ndarray
@@ -83,47 +71,33 @@ class Sample:
         same = category[detection] == self.object_category[target]
         return detection[same], target[same]
 
-    def hits(self, boxes: np.ndarray | None = None, category: np.ndarray | None = None) -> float:
+    def hits(self, boxes: np.ndarray, category: np.ndarray) -> float:
         """Return the share of detections that find an object of their class, read like this."""
-        found, _ = self.pairs(
-            self.boxes if boxes is None else boxes,
-            self.category if category is None else category,
-        )
         # One wrong box can find an object by chance.
-        number = len(np.unique(found))
-        return number / len(self) if number > 1 else 0.0
+        number = len(np.unique(self.pairs(boxes, category)[0]))
+        return number / len(self.image) if number > 1 else 0.0
 
 
-def results_hints(
-    image: np.ndarray,
-    category: np.ndarray,
-    boxes: np.ndarray,
-    scores: np.ndarray,
-    truth: GroundTruth,
-    source: str,
-) -> list[str]:
+def results_hints(detections: Detections, truth: GroundTruth) -> list[str]:
     """Return a warning where results, read another way, fit the annotations far better.
 
     Args:
-        image, category, boxes, scores: of the detections in known images, whatever their class.
+        detections: those in known images, whatever their class.
         truth: the annotations.
-        source: how messages name the results.
     """
-    sample = Sample(image, category, boxes, scores, truth)
-    if len(sample) < 2:
-        return []
-    as_given = sample.hits()
-    if as_given > 0.3:
+    sample = _Sample(detections, truth)
+    as_given = sample.hits(sample.boxes, sample.category)
+    if len(sample.image) < 2 or as_given > 0.3:
         return []
     found = _class_hint(sample, truth, as_given) or _box_hint(sample, as_given)
-    return [f'warning: {source}: {found}'] if found else []
+    return [f'warning: {detections.source}: {found}'] if found else []
 
 
 def _far_better(hits: float, as_given: float) -> bool:
     return hits >= 0.3 and hits > 3 * as_given
 
 
-def _class_hint(sample: Sample, truth: GroundTruth, as_given: float) -> str:
+def _class_hint(sample: _Sample, truth: GroundTruth, as_given: float) -> str:
     known = truth.category_ids
     readings = {}
     for shift, word in ((1, 'added'), (-1, 'subtracted')):
@@ -139,27 +113,27 @@ def _class_hint(sample: Sample, truth: GroundTruth, as_given: float) -> str:
             f'the class ids fit the annotations far better as positions, counted from {first}, in '
             f'the sorted list of categories; if so, --category-positions {first} scores them so'
         ] = np.where(valid, known[np.clip(position, 0, len(known) - 1)], 2**62)
-    hits = {hint: sample.hits(category=category) for hint, category in readings.items()}
+    hits = {hint: sample.hits(sample.boxes, category) for hint, category in readings.items()}
     best = max(hits, key=hits.get)
     return best if _far_better(hits[best], as_given) else ''
 
 
-def _box_hint(sample: Sample, as_given: float) -> str:
-    best, hint = 0.0, ''
+def _box_hint(sample: _Sample, as_given: float) -> str:
     sizes = np.tile(sample.sizes, 2)
-    for name, read in _READINGS.items():
-        hits = sample.hits(read(sample.boxes))
-        if hits > best:
-            best, hint = hits, f'the boxes look like {name}'
-    small = np.median(np.abs(sample.boxes)) <= 1 and np.isfinite(sizes).all()
-    for name, read in {'': lambda boxes: boxes, **_READINGS}.items() if small else ():
-        hits = sample.hits(read(sample.boxes) * sizes)
-        if hits > best:
-            best = hits
-            hint = 'the boxes look like fractions of the image' + (f', as {name}' if name else '')
+    readings = {
+        f'the boxes look like {name}': read(sample.boxes) for name, read in _READINGS.items()
+    }
+    if np.median(np.abs(sample.boxes)) <= 1 and np.isfinite(sizes).all():
+        fractions = 'the boxes look like fractions of the image'
+        readings[fractions] = sample.boxes * sizes
+        for name, read in _READINGS.items():
+            readings[f'{fractions}, as {name}'] = read(sample.boxes) * sizes
+    hits = {hint: sample.hits(boxes, sample.category) for hint, boxes in readings.items()}
+    hint = max(hits, key=hits.get)
+    best = hits[hint]
     if not _far_better(best, as_given):
         factor = _common_factor(sample)
-        best = sample.hits(sample.boxes * factor)
+        best = sample.hits(sample.boxes * factor, sample.category)
         hint = (
             f'the boxes look like those of resized images: times {factor:.4g} they fit far better'
         )
@@ -168,7 +142,7 @@ def _box_hint(sample: Sample, as_given: float) -> str:
     return f'{hint}; convert them to [x, y, width, height] in pixels of the original image'
 
 
-def _common_factor(sample: Sample) -> float:
+def _common_factor(sample: _Sample) -> float:
     """Return the factor on all boxes that most pairs of one class agree on."""
     detection, target = sample.pairs(None, sample.category)
     boxes, objects = sample.boxes[detection], sample.objects[target]
@@ -185,7 +159,7 @@ def notes_on(detections: Detections, truth: GroundTruth, max_dets: int = 100) ->
     return [
         *detections.notes,
         *coverage(detections, truth)[1],
-        *dropped(detections, max_dets),
+        *dropped(detections, truth, max_dets),
     ]
 
 
@@ -219,15 +193,11 @@ def coverage(detections: Detections, truth: GroundTruth) -> tuple[int, list[str]
     ]
 
 
-def dropped(detections: Detections, limit: int) -> list[str]:
+def dropped(detections: Detections, truth: GroundTruth, limit: int) -> list[str]:
     """Return a note if an image has more detections of one class than COCO's limit."""
-    if len(detections) <= limit:
-        return []
-    order = np.lexsort((detections.category, detections.image))
-    image, category = detections.image[order], detections.category[order]
-    new = np.flatnonzero((np.diff(image) != 0) | (np.diff(category) != 0)) + 1
-    counts = np.diff(np.concatenate([[0], new, [len(order)]]))
-    over = int(np.maximum(counts - limit, 0).sum())
+    group = np.searchsorted(truth.image_ids, detections.image) * len(truth.category_ids)
+    group += np.searchsorted(truth.category_ids, detections.category)
+    over = int(np.maximum(np.unique(group, return_counts=True)[1] - limit, 0).sum())
     if not over:
         return []
     return [
@@ -244,7 +214,8 @@ def corners_in_truth(boxes: np.ndarray, sizes: np.ndarray, source: str) -> list[
         sizes: width and height of each box's image, NaN where unknown, shape (boxes, 2).
         source: how the message names the file.
     """
-    outside = (boxes[:, :2] + boxes[:, 2:] > sizes + _MARGIN).any(axis=1)
+    with np.errstate(over='ignore'):
+        outside = (boxes[:, :2] + boxes[:, 2:] > sizes + _MARGIN).any(axis=1)
     fits = ((boxes[:, 2:] >= boxes[:, :2]) & (boxes[:, 2:] <= sizes + _MARGIN)).all(axis=1)
     if outside.sum() < 2 or outside.mean() <= 0.2 or fits.mean() <= 0.99:
         return []

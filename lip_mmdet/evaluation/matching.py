@@ -45,8 +45,6 @@ class Matches:
         starts: where each class begins among the detections, and D, shape (K + 1,).
         inside: whether the detection's own area lies in the range, shape (A, D).
         object_image, object_category: shape (O,); a class that is not evaluated is -1.
-        object_ids: the annotations' ids, shape (O,).
-        crowd: whether the object is a crowd, shape (O,).
         ignored: objects that need not be found, as crowds or for their area, shape (A, O).
         pair_detection: position among the D detections, shape (P,).
         pair_object: position among the O objects, shape (P,).
@@ -62,18 +60,33 @@ class Matches:
     inside: np.ndarray
     object_image: np.ndarray
     object_category: np.ndarray
-    object_ids: np.ndarray
-    crowd: np.ndarray
     ignored: np.ndarray
     pair_detection: np.ndarray
     pair_object: np.ndarray
     taken: np.ndarray
+
+    @property
+    def category(self) -> np.ndarray:
+        """The class of each detection, shape (D,)."""
+        return np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
+
+    @property
+    def wanted(self) -> np.ndarray:
+        """Which objects are to be found, shape (A, O)."""
+        return ~self.ignored & (self.object_category >= 0)
 
     def at(self, area: int, threshold: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return matched detections, their objects, and which are hits, shape (matches,)."""
         pairs = np.flatnonzero(self.taken[area, threshold])
         objects = self.pair_object[pairs]
         return self.pair_detection[pairs], objects, ~self.ignored[area, objects]
+
+    def outcome(self, area: int, threshold: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return which detections are hits or false alarms, and which are hits, shape (D,)."""
+        detections, _, hits = self.at(area, threshold)
+        counted, hit = self.inside[area].copy(), np.zeros(len(self.rows), dtype=bool)
+        counted[detections], hit[detections] = hits, hits
+        return counted, hit
 
 
 def find_pairs(
@@ -92,16 +105,13 @@ def find_pairs(
     """
     by_group = np.argsort(object_group, kind='stable')
     groups, first, sizes = np.unique(object_group[by_group], return_index=True, return_counts=True)
-    if not len(groups):
-        return np.zeros(0, np.intp), np.zeros(0, np.intp), np.zeros(0)
-    place = np.minimum(np.searchsorted(groups, group), len(groups) - 1)
-    among = np.flatnonzero((groups[place] == group) & (group >= 0))
-    place = place[among]
+    among = np.flatnonzero((group >= 0) & np.isin(group, groups))
+    place = np.searchsorted(groups, group[among])
     counts = sizes[place]
     ends = np.cumsum(counts)
     # Of pair i of a detection the object is number i + offset by group.
     offsets = first[place] - (ends - counts)
-    found = []
+    found = [(np.zeros(0, np.intp), np.zeros(0, np.intp), np.zeros(0))]
     start = 0
     while start < len(among):
         before = ends[start] - counts[start]
@@ -114,8 +124,6 @@ def find_pairs(
         enough = np.flatnonzero(iou >= minimum)
         found.append((detection[enough], target[enough], iou[enough]))
         start = stop
-    if not found:
-        return np.zeros(0, np.intp), np.zeros(0, np.intp), np.zeros(0)
     return tuple(np.concatenate(column) for column in zip(*found))
 
 
@@ -172,8 +180,6 @@ def match(
         inside=~((areas < low) | (areas > high)),
         object_image=object_image,
         object_category=object_category,
-        object_ids=truth.ids,
-        crowd=truth.crowd,
         ignored=ignored,
         pair_detection=pair_detection,
         pair_object=pair_object,

@@ -23,6 +23,7 @@ class Numbering:
     Attributes:
         values: the number of each record, shape (records,).
         known: the sorted numbers, each once.
+        labels: the ids that these stand for.
         plain: whether the numbers are the file's own.
 
     Raises:
@@ -31,17 +32,18 @@ class Numbering:
 
     def __init__(self, records: Records) -> None:
         labels = _hashable(records, 'id')
-        self.plain = all(type(label) is int and abs(label) < _LARGEST for label in labels)
-        if self.plain:
-            self.values = np.array(labels, dtype=np.int64)
-        else:
-            try:
-                self._numbers = {label: n for n, label in enumerate(sorted(set(labels)), start=1)}
-            except TypeError:
-                kind = type(labels[0])
-                odd = records.rows('id', lambda value: type(plain(value)) is not kind)
-                records.fail(odd, 'id', 'give all of them ids of one kind, whole numbers at best')
-            self.values = np.array([self._numbers[label] for label in labels], dtype=np.int64)
+        try:
+            self.labels = sorted(set(labels))
+        except TypeError:
+            kind = type(labels[0])
+            advice = 'give all of them ids of one kind, whole numbers at best'
+            odd = records.rows('id', lambda value: type(plain(value)) is not kind)
+            records.fail(odd, 'id', advice)
+        self.plain = all(type(label) is int and abs(label) < _LARGEST for label in self.labels)
+        if not self.plain:
+            self._numbers = {label: number for number, label in enumerate(self.labels, start=1)}
+            labels = [self._numbers[label] for label in labels]
+        self.values = np.array(labels, dtype=np.int64)
         self.known = np.unique(self.values)
 
     def of(self, records: Records, key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -53,13 +55,11 @@ class Numbering:
         if not self.plain:
             numbers = np.array([self._numbers.get(label, 0) for label in labels], dtype=np.int64)
             return numbers, numbers > 0
-        whole = isinstance(labels, np.ndarray) or set(map(type, labels)) <= {int}
-        # No id that is listed is 2^62, so it stands for what is no whole number.
-        labels = labels if whole else [v if type(v) is int else _LARGEST for v in labels]
-        try:
-            numbers = np.array(labels, dtype=np.int64)
-        except OverflowError:
-            numbers = np.array([v if abs(v) < _LARGEST else _LARGEST for v in labels])
+        if not isinstance(labels, np.ndarray):
+            # No id that is listed is 2^62, so it stands for what is no such number.
+            whole = (type(label) is int and abs(label) < _LARGEST for label in labels)
+            labels = [label if is_whole else _LARGEST for label, is_whole in zip(labels, whole)]
+        numbers = np.array(labels, dtype=np.int64)
         return numbers, np.isin(numbers, self.known)
 
 
@@ -72,14 +72,17 @@ def plain(value: Any) -> Any:
 
 def _hashable(records: Records, key: str) -> list | np.ndarray:
     values = records[key]
-    if isinstance(values, np.ndarray) or set(map(type, values)) <= {int}:
+    if isinstance(values, np.ndarray) or set(map(type, values)) <= {int}:  # as most files have
         return values
-    nested = records.rows(
+    # NaN equals nothing.
+    records.refuse(
         key,
-        lambda v: (
-            v is UNSET or isinstance(v, (list, dict)) or (v != v and key == 'id')
-        ),  # NaN equals nothing
+        lambda v: is_no_id(v) or (key == 'id' and v != v),
+        'ids are whole numbers or strings',
     )
-    if nested:
-        records.fail(nested, key, 'ids are whole numbers or strings')
     return [plain(value) for value in values]
+
+
+def is_no_id(value: Any) -> bool:
+    """Return whether a value is missing or nested, and so cannot be an id."""
+    return value is UNSET or isinstance(value, (list, dict))

@@ -29,10 +29,11 @@ Curve = Tuple[np.ndarray, np.ndarray, np.ndarray]
 
 def resampled_figures(
     evaluations: Sequence[CocoEvaluation], resamples: int, seed: int
-) -> list[tuple[np.ndarray, np.ndarray]]:
+) -> list[np.ndarray]:
     """Return AP figures of evaluations of the same images on the same draws of images.
 
-    Each draw takes as many images as there are, with replacement.
+    Each draw takes as many images as there are, with replacement. Draws are made and counted in
+    blocks, so that memory does not grow with images times draws.
 
     Args:
         evaluations: of K categories each.
@@ -40,7 +41,7 @@ def resampled_figures(
         seed: of the draws.
 
     Returns:
-        For each evaluation what :func:`weighted_figures` returns.
+        For each evaluation the figures of :func:`weighted_figures`, shape (6 + K, B).
     """
     random, images = np.random.default_rng(seed), len(evaluations[0].image_ids)
     objects = max(np.bincount(e.matches.object_category + 1).max(initial=1) for e in evaluations)
@@ -50,30 +51,26 @@ def resampled_figures(
         drawn = [random.integers(0, images, images) for _ in range(start, resamples)[:together]]
         weights = np.stack([np.bincount(draw, minlength=images) for draw in drawn], axis=1)
         parts.append([weighted_figures(evaluation, weights) for evaluation in evaluations])
-    return [tuple(np.concatenate(part, axis=1) for part in zip(*of_one)) for of_one in zip(*parts)]
+    return [np.concatenate(of_one, axis=1) for of_one in zip(*parts)]
 
 
-def weighted_figures(
-    evaluation: CocoEvaluation, weights: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the six AP figures for each weighting of the images, and AP by category.
+def weighted_figures(evaluation: CocoEvaluation, weights: np.ndarray) -> np.ndarray:
+    """Return AP, AP50, AP75, APS, APM, APL and AP of each category by weighting of the images.
 
     Args:
         evaluation: of I images, K categories.
         weights: how often each image counts, whole numbers, shape (I, B).
 
     Returns:
-        AP, AP50, AP75, APS, APM, APL, shape (6, B), and AP of each category, shape (K, B); NaN
-        where the weighted images hold no ground truth.
+        Shape (6 + K, B), NaN where the weighted images hold no ground truth.
     """
     # An image more, the last, that weighs nothing.
     weights = np.concatenate([weights, np.zeros_like(weights[:1])]).astype(np.float32)
     ap = _area_ap(evaluation.matches, 0, weights)
-    by_class = ap.mean(axis=0)
     chosen = (np.isclose(evaluation.iou_thresholds, threshold) for threshold in (0.5, 0.75))
     rows = [_mean(ap), *(_mean(ap[thresholds]) for thresholds in chosen)]
     rows += [_mean(_area_ap(evaluation.matches, area, weights)) for area in (1, 2, 3)]
-    return np.stack(rows), by_class
+    return np.concatenate([rows, ap.mean(axis=0)])
 
 
 def _area_ap(matches: Matches, area: int, weights: np.ndarray) -> np.ndarray:
@@ -87,7 +84,7 @@ def _area_ap(matches: Matches, area: int, weights: np.ndarray) -> np.ndarray:
         bounds = np.searchsorted(rows[matters], starts[1:-1])
         split = [np.split(column[matters], bounds) for column in (rows, hit, change)]
         by_threshold.append(list(zip(*split)))
-    wanted = np.flatnonzero(~matches.ignored[area] & (matches.object_category >= 0))
+    wanted = np.flatnonzero(matches.wanted[area])
     wanted = wanted[np.argsort(matches.object_category[wanted], kind='stable')]
     bounds = np.searchsorted(matches.object_category[wanted], np.arange(len(starts)))
 
@@ -109,18 +106,9 @@ def _class_ap(
     truth: np.ndarray,
     weights: np.ndarray,
 ) -> np.ndarray:
-    """Return AP of one category, shape (T, B).
-
-    Precision is interpolated from its last value to the first, so all curves are walked backward
-    side by side, the longest first among them.
-
-    Args:
-        curves: at T thresholds.
-        image: of each detection, shape (detections,).
-        counted: the detections of the category that count if nothing matches, rising.
-        truth: objects there are, shape (B,).
-        weights: shape (I + 1, B).
-    """
+    """Return AP of one category at T thresholds, where ``counted`` count if nothing matches."""
+    # Precision is interpolated from its last value to the first, so all curves are walked backward
+    # side by side, the longest first among them.
     longest_first = sorted(range(len(curves)), key=lambda number: -len(curves[number][0]))
     lengths = np.array([len(curves[number][0]) for number in longest_first])
     shape = (len(curves), weights.shape[1])

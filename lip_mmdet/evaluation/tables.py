@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from lip_mmdet.evaluation.accumulation import AP_FIGURES, recall_names
+from lip_mmdet.evaluation.accumulation import AP_FIGURES
 from lip_mmdet.evaluation.breakdown import Breakdown
 from lip_mmdet.evaluation.comparison import Comparison
 from lip_mmdet.evaluation.published import differences
@@ -114,7 +114,7 @@ def figures_table(summary: Summary) -> Table:
 def recall_table(summary: Summary) -> Table:
     """Return the average recalls of the detector."""
     figures = summary.breakdown.figures
-    names = recall_names(figures)
+    names = list(figures)[len(AP_FIGURES) :]
     row = (summary.label, percents([figures[name] for name in names]))
     return Table(f'Average recall{_of(summary.breakdown)} (%)', names, [row])
 
@@ -135,7 +135,7 @@ def classes_table(summary: Summary) -> Table:
 
     Each baseline adds a column of differences and one of their intervals.
     """
-    names = [*AP_FIGURES, recall_names(summary.breakdown.figures)[-4]]
+    names = [*AP_FIGURES, list(summary.breakdown.figures)[-4]]
     rows, columns = list(summary.breakdown.per_class), list(names)
     compared = [{row['id']: row for row in c.per_class} for c in summary.comparisons]
     if compared:

@@ -96,12 +96,13 @@ def assert_matches_are_equal(ours, coco_eval):
     matches = ours.matches
     thresholds = len(ours.iou_thresholds)
     images, areas = len(ours.image_ids), len(matches.ignored)
+    object_ids = np.array([a['id'] for a in coco_eval.cocoGt.dataset['annotations']], dtype=int)
     for area in range(areas):
         ids = np.zeros((thresholds, len(matches.rows)))
         ignored = np.repeat(~matches.inside[[area]], thresholds, axis=0)
         for threshold in range(thresholds):
             detections, objects, hits = matches.at(area, threshold)
-            ids[threshold, detections] = matches.object_ids[objects]
+            ids[threshold, detections] = object_ids[objects]
             ignored[threshold, detections] = ~hits
         for number in range(len(ours.category_ids)):
             start, end = matches.starts[number : number + 2]
