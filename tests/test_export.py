@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from tiny_detector import run_tool, write_tiny_project
+from tiny_detector import ROOT, run_tool, write_tiny_project
 from torch import nn
 
 import lip_mmdet.plugin  # noqa: F401
-from lip_mmdet.engine import export
+from lip_mmdet.engine import export, export_detector
 from lip_mmdet.engine.publish import publish
 from lip_mmdet.errors import InputError
 
@@ -85,13 +86,14 @@ def test_convolutions_alone_are_quantized(exported, detector, tmp_path):
     onnx = pytest.importorskip('onnx')
     features, model, _ = exported
     config = Config.fromfile(detector[0])
-    batches = export.read_images(config, features, detector[0].parent / 'data' / 'images')
+    images = export.read_images(config, features.detector, detector[0].parent / 'data' / 'images')
+    batches = [batch.numpy() for batch, _ in images]
     assert batches[0].shape == (1, 3, 128, 128)
     with pytest.raises(InputError, match='holds no images'):
-        export.read_images(config, features, tmp_path)
+        export.read_images(config, features.detector, tmp_path)
     (tmp_path / 'b.png').write_bytes(b'no image')
     with pytest.raises(InputError, match=r'b\.png cannot be read as an image'):
-        export.read_images(config, features, tmp_path)
+        export.read_images(config, features.detector, tmp_path)
     out = model.with_suffix('.int8.onnx')
     cosines = export.export_int8(model, out, batches)
     assert min(cosines.values()) >= 0.99
@@ -104,6 +106,60 @@ def test_convolutions_alone_are_quantized(exported, detector, tmp_path):
         reads = [producers[i].op_type for i in node.input if i in producers]
         if node.op_type == 'Conv':
             assert 'DequantizeLinear' in reads
+
+
+@pytest.mark.parametrize('kind', ['faster-rcnn', pytest.param('retinanet', marks=pytest.mark.slow)])
+def test_a_whole_detector_finds_what_pytorch_finds(kind, detector, tmp_path, monkeypatch):
+    """In batches of images smaller than the batch, which the export has not tried itself."""
+    pytest.importorskip('onnxruntime')
+    config = Config.fromfile(detector[0])
+    network = export.load_features(config, detector[1]).detector
+    if kind == 'retinanet':
+        model = Config.fromfile(ROOT / 'configs/lip/retinanet_lip-r50_fpn_1x_coco.py').model
+        model.backbone = config.model.backbone
+        model.neck.update(in_channels=[8, 16, 32, 64], out_channels=16)
+        model.bbox_head.update(in_channels=16, feat_channels=16, stacked_convs=1, num_classes=3)
+        torch.manual_seed(0)
+        network = MODELS.build(model).eval()
+        network.bbox_head.retina_cls.bias.data.fill_(-2)
+    for parameter in network.parameters():  # the same boxes everywhere are hard to tell apart
+        parameter.data += 0.03 * torch.randn_like(parameter)
+    images = export.read_images(config, network, detector[0].parent / 'data' / 'images')[:3]
+    out = tmp_path / 'm.onnx'
+    same = export_detector.export_detector(network, out, images)
+    assert same['count'] > 30
+    assert same['pixels'] < 1e-2
+    run = export.onnx_runner(out, threads=1)
+    batch = torch.randn(2, 3, 96, 160)
+    sizes = [(96, 131), (77, 160)]
+    samples = [DetDataSample(metainfo=dict(img_shape=size)) for size in sizes]
+    with torch.no_grad():
+        expected = network.predict(batch, samples, rescale=False)
+    found = zip(*map(torch.from_numpy, run(batch.numpy(), sizes=np.array(sizes))))
+    for values, sample in zip(found, expected):
+        boxes, scores, labels = (value[values[1] > 0] for value in values)
+        assert len(boxes) == len(sample.pred_instances) > 10
+        torch.testing.assert_close(scores, sample.pred_instances.scores, atol=1e-5, rtol=0)
+        assert (labels == sample.pred_instances.labels).float().mean() > 0.9  # but for ties
+        torch.testing.assert_close(
+            boxes.sum(0), sample.pred_instances.bboxes.sum(0), atol=1e-2, rtol=0
+        )
+    monkeypatch.setattr(torch.onnx, 'export', lambda *args, **_: shutil.copy(out, args[2]))
+    monkeypatch.setattr(export_detector, 'LARGEST_SCORE_DIFFERENCE', -1)
+    with pytest.raises(InputError, match=r'PyTorch finds \d+ boxes, .* 0 of them are the same'):
+        export_detector.export_detector(network, tmp_path / 'other.onnx', images)
+    assert not (tmp_path / 'other.onnx').exists()
+
+
+def test_detectors_whose_boxes_are_made_otherwise_are_refused(detector):
+    network = export.load_features(Config.fromfile(detector[0]), detector[1]).detector
+    export_detector.Boxes(network)
+    network.roi_head.test_cfg.nms = dict(type='soft_nms', iou_threshold=0.5)
+    with pytest.raises(InputError, match='NMS with an iou_threshold, not'):
+        export_detector.Boxes(network)
+    del network.roi_head
+    with pytest.raises(InputError, match='not FasterRCNN with RPNHead'):
+        export_detector.Boxes(network)
 
 
 def test_published_checkpoints_hold_weights_and_classes(detector):

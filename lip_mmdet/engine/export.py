@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from typing import Callable, Sequence
+from contextlib import contextmanager
+from typing import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -64,30 +65,13 @@ def export_onnx(features: nn.Module, out: str | os.PathLike) -> dict[str, float]
     Raises:
         InputError: a package is missing, PyTorch is too old, or a level differs too much.
     """
-    _require_packages()
+    require_packages()
     images = torch.zeros(2, 3, 256, 384)
     with torch.no_grad():
         names = _level_names(images, features(images))
-    dim = torch.export.Dim
-    dynamic = {0: dim('batch'), 2: dim('height', min=64), 3: dim('width', min=64)}
-    # It names every optional package that it does not find.
-    logging.getLogger('torch.onnx').setLevel(logging.ERROR)
-    with replace_on_success(out) as temporary, warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # of PyTorch's to its own exporter
-        torch.onnx.export(
-            features,
-            (images,),
-            str(temporary),
-            dynamo=True,
-            external_data=False,
-            input_names=['images'],
-            output_names=names,
-            dynamic_shapes=(dynamic,),
-            verbose=False,
-        )
-        run = onnx_runner(temporary)
-        generator = torch.Generator().manual_seed(0)
-        differences = dict.fromkeys(names, 0.0)
+    differences = dict.fromkeys(names, 0.0)
+    generator = torch.Generator().manual_seed(0)
+    with written_onnx(features, (images,), out, input_names=['images'], output_names=names) as run:
         for size in SIZES:
             batch, levels = _levels_at(size, features, generator)
             for name, value, expected in zip(names, run(batch.numpy()), levels):
@@ -101,6 +85,39 @@ def export_onnx(features: nn.Module, out: str | os.PathLike) -> dict[str, float]
                 f'of its largest value, more than {LARGEST_DIFFERENCE:.0e}'
             )
     return differences
+
+
+@contextmanager
+def written_onnx(
+    network: nn.Module, inputs: Sequence[Tensor], out: str | os.PathLike, **options: object
+) -> Iterator[Callable]:
+    """Give what runs a network as an ONNX file; keep the file if the block succeeds.
+
+    Args:
+        network: its first input is images, (N, 3, H, W); each has a row for each image.
+        inputs: examples; every N, H and W will do later.
+        out: the file to write.
+        options: of PyTorch's exporter.
+    """
+    batch, dim = torch.export.Dim('batch'), torch.export.Dim
+    dynamic = [{0: batch} for _ in inputs]
+    # Less works, too; but PyTorch does not promise that of levels that shrink to one pixel.
+    dynamic[0].update({2: dim('height', min=129), 3: dim('width', min=129)})
+    # It names every optional package that it does not find.
+    logging.getLogger('torch.onnx').setLevel(logging.ERROR)
+    with replace_on_success(out) as temporary, warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # of PyTorch's to its own exporter
+        torch.onnx.export(
+            network,
+            tuple(inputs),
+            str(temporary),
+            dynamo=True,
+            external_data=False,
+            dynamic_shapes=tuple(dynamic),
+            verbose=False,
+            **options,
+        )
+        yield onnx_runner(temporary)
 
 
 def export_int8(
@@ -122,7 +139,7 @@ def export_int8(
     Raises:
         InputError: fewer than four images, or a level is under :data:`LEAST_COSINE`.
     """
-    _require_packages()
+    require_packages()
     from onnxruntime import quantization
 
     if len(batches) < 4:
@@ -165,11 +182,13 @@ def export_int8(
     return cosines
 
 
-def read_images(config: Config, features: Features, folder: str | os.PathLike) -> list[np.ndarray]:
+def read_images(
+    config: Config, detector: nn.Module, folder: str | os.PathLike
+) -> list[tuple[Tensor, list]]:
     """Read a folder's images, in order of name, as the config's test pipeline and model do.
 
     Returns:
-        Normalised batches of one, (1, 3, H, W) float32.
+        Of each a normalised batch of one, (1, 3, H, W) float32, and its data samples.
 
     Raises:
         InputError: no such folder, no images in it, or one that cannot be read.
@@ -177,15 +196,15 @@ def read_images(config: Config, features: Features, folder: str | os.PathLike) -
     init_default_scope(config.get('default_scope') or 'mmdet')
     steps = get_test_pipeline_cfg(config.copy())
     pipeline = Compose([step for step in steps if 'LoadAnnotations' not in str(step['type'])])
-    batches = []
+    images = []
     for number, path in enumerate(image_files([folder])):
         try:
             data = pseudo_collate([pipeline(dict(img_path=str(path), img_id=number))])
         except Exception as error:  # of whatever reads images here
             raise InputError(f'{path} cannot be read as an image: {error}') from error
-        inputs = features.detector.data_preprocessor(data, training=False)['inputs']
-        batches.append(inputs.numpy().astype(np.float32))
-    return batches
+        data = detector.data_preprocessor(data, training=False)
+        images.append((data['inputs'].float(), data['data_samples']))
+    return images
 
 
 def onnx_runner(path: str | os.PathLike, threads: int = 0) -> Callable[[np.ndarray], list]:
@@ -202,8 +221,8 @@ def onnx_runner(path: str | os.PathLike, threads: int = 0) -> Callable[[np.ndarr
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
 
-    def run(batch: np.ndarray) -> list[np.ndarray]:
-        return session.run(None, {'images': batch})
+    def run(images: np.ndarray, **others: np.ndarray) -> list[np.ndarray]:
+        return session.run(None, dict(images=images, **others))
 
     run.names = [output.name for output in session.get_outputs()]
     return run
@@ -228,7 +247,8 @@ def _level_names(images: Tensor, levels: Sequence[Tensor]) -> list[str]:
     return [f'stride{s}' if strides.count(s) == 1 else f'level{i}' for i, s in enumerate(strides)]
 
 
-def _require_packages() -> None:
+def require_packages() -> None:
+    """Raise InputError where a package that the export needs is missing, or PyTorch is too old."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
