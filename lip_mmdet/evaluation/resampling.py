@@ -48,8 +48,9 @@ def resampled_figures(
     together = int(np.clip(_LARGE // max(images, objects), 1, _TOGETHER))
     parts = []
     for start in range(0, resamples, together):
-        drawn = [random.integers(0, images, images) for _ in range(start, resamples)[:together]]
-        weights = np.stack([np.bincount(draw, minlength=images) for draw in drawn], axis=1)
+        weights = np.zeros((images, min(together, resamples - start)), dtype=np.float32)
+        for column in weights.T:
+            column[:] = np.bincount(random.integers(0, images, images), minlength=images)
         parts.append([weighted_figures(evaluation, weights) for evaluation in evaluations])
     return [np.concatenate(of_one, axis=1) for of_one in zip(*parts)]
 
@@ -65,7 +66,7 @@ def weighted_figures(evaluation: CocoEvaluation, weights: np.ndarray) -> np.ndar
         Shape (6 + K, B), NaN where the weighted images hold no ground truth.
     """
     # An image more, the last, that weighs nothing.
-    weights = np.concatenate([weights, np.zeros_like(weights[:1])]).astype(np.float32)
+    weights = np.concatenate([weights, np.zeros_like(weights[:1])]).astype(np.float32, copy=False)
     ap = _area_ap(evaluation.matches, 0, weights)
     chosen = (np.isclose(evaluation.iou_thresholds, threshold) for threshold in (0.5, 0.75))
     rows = [_mean(ap), *(_mean(ap[thresholds]) for thresholds in chosen)]
