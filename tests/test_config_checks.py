@@ -155,3 +155,18 @@ def test_classes_are_numbered_as_each_dataset_does(data, kind, ids):
     else:
         with pytest.raises(InputError, match='another order'):
             checked(judge, 'train_dataloader')
+
+
+@pytest.mark.parametrize('images', [None, [], [dict(file_name='a')]])
+def test_a_metrics_own_annotations_need_images(data, images):
+    """The dataset's file is sound, and CocoMetric would score by another."""
+    content = json.loads((data / 'train.json').read_text())
+    content.pop('images')
+    (data / 'own.json').write_text(
+        json.dumps(content if images is None else {**content, 'images': images})
+    )
+    sound = config(data)
+    sound.val_dataloader = sound.train_dataloader
+    sound.val_evaluator = dict(type='CocoMetric', ann_file=str(data / 'own.json'))
+    with pytest.raises(InputError, match=r'own\.json: .*image'):
+        checked(sound, 'val_dataloader')

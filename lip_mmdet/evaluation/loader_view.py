@@ -92,8 +92,7 @@ def loader_view(
     """
     source = file.source
     _check_packing(file)
-    if file.images is None or not len(file.images):
-        raise InputError(f'{source}: it lists no images')
+    _check_images(file)
     check_categories(file)
     _need(file.images, 'id', 'file_name', 'width', 'height')
     objects, images = file.objects, _Images(file.images)
@@ -164,6 +163,11 @@ def _check_packing(file: CocoFile) -> None:
         )
 
 
+def _check_images(file: CocoFile) -> None:
+    if file.images is None or not len(file.images):
+        raise InputError(f'{file.source}: it lists no images')
+
+
 def check_categories(file: CocoFile) -> None:
     """Raise InputError where MMDetection cannot read a file's categories."""
     if file.categories is None:
@@ -176,6 +180,8 @@ def check_scorable(file: CocoFile, classes: Sequence[str]) -> None:
 
     It needs more than training does: ``iscrowd`` and ``area`` of every object.
     """
+    _check_images(file)
+    _need(file.images, 'id')
     objects = file.objects
     if not len(objects):
         return
