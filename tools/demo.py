@@ -19,7 +19,6 @@ OUT = Path('work_dirs/demo')
 DETECTOR = 'LIP-ResNet-18 Faster R-CNN'
 SHOWN_SCORE = 0.7  # detections below it are left out of pictures
 QUICK_EPOCHS = 4
-# Of AP50 after --quick; 0.79 was reached halfway through a longer training.
 QUICK_FLOOR = 0.6
 # Where a line of a log says how far a command is: [epoch][step/steps], or [step/steps].
 _POSITION = re.compile(r'(?:\[(\d+)\])?\[ *(\d+)/(\d+)\]')
@@ -46,7 +45,7 @@ def main() -> None:
     say(f'drawing 400 images to train on and 80 to score on, in {data}')
     make_shapes_dataset(data, num_train=400, num_val=80)
 
-    minutes = 8 * epochs // 6
+    minutes = 4 * epochs // 5
     say(f'training a {DETECTOR} with FPN from scratch: {minutes} minutes or so on 2 quiet cores')
     train = ['tools/train.py', CONFIG, '--work-dir', str(OUT)]
     if quick:
