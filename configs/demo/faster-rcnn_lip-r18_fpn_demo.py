@@ -1,8 +1,8 @@
 # A LIP-ResNet-18 Faster R-CNN from scratch in minutes on two CPU cores: small images, a slim neck
 # and head, few proposals. The backbone is the whole one.
 #
-# What mattered, for AP50 93 to 97: depth 18, which sees each image five times while depth 50 sees it
-# twice in the time (AP50 63); batches of 8, over which batch normalization has statistics worth
+# What mattered, for AP50 93 to 97: depth 18, which sees each image five times while depth 50 sees
+# it twice in the time (AP50 63); batches of 8, over which batch normalization has statistics worth
 # having; AdamW at twice the rate, with a warm-up short enough for so few iterations; and a cosine
 # that ends with the training.
 _base_ = ['mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', '../_base_/lip_resnet.py']
