@@ -170,3 +170,12 @@ def test_a_metrics_own_annotations_need_images(data, images):
     sound.val_evaluator = dict(type='CocoMetric', ann_file=str(data / 'own.json'))
     with pytest.raises(InputError, match=r'own\.json: .*image'):
         checked(sound, 'val_dataloader')
+
+
+def test_ids_that_cannot_be_sorted(data):
+    """Objects365 V1's loader sorts categories by id, and ends in a TypeError."""
+    content = json.loads((data / 'train.json').read_text())
+    content['categories'][0]['id'] = '1'
+    (data / 'kinds.json').write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r'category number 2 has id 2 .*ids of one kind'):
+        checked(config(data, type='Objects365V1Dataset', ann_file='kinds.json'), 'train_dataloader')

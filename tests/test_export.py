@@ -108,7 +108,8 @@ def test_convolutions_alone_are_quantized(exported, detector, tmp_path):
             assert 'DequantizeLinear' in reads
 
 
-@pytest.mark.parametrize('kind', ['faster-rcnn', pytest.param('retinanet', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', ['faster-rcnn', 'retinanet'])
 def test_a_whole_detector_finds_what_pytorch_finds(kind, detector, tmp_path, monkeypatch):
     """In batches of images smaller than the batch, which the export has not tried itself."""
     pytest.importorskip('onnxruntime')

@@ -1,7 +1,7 @@
 """Build one of the environments that the README names in a folder, and run the tests there.
 
-    python3.11 tools/try_environment.py onedl /tmp/onedl
-    python3.8 tools/try_environment.py oldest /tmp/oldest tests/test_configs.py
+    python3.11 tools/try_environment.py onedl ../onedl
+    python3.8 tools/try_environment.py oldest ../oldest tests/test_configs.py
 
 What follows the folder goes to pytest. The folder is kept: a second call only runs the tests.
 """

@@ -9,7 +9,7 @@ from typing import Callable
 import torch
 from torch import nn
 
-from lip_mmdet.benchmark.measure import interleave, peak_memory, summarize
+from lip_mmdet.benchmark.measure import measure
 from lip_mmdet.errors import InputError
 
 EVAL_SHAPE = (1, 3, 800, 1344)
@@ -52,10 +52,7 @@ def measure_backbones(
     shape = shape or (TRAIN_SHAPE if training else EVAL_SHAPE)
     options = (depth, training, layout, dtype, device, shape)
     names = BACKBONES + COMPILED * compiled + EXPORTED * exported
-    cases = {name: build(name, *options) for name in names}
-    rows = summarize(interleave(cases, repeats, device), baseline='ResNet')
-    del cases
-    peaks = {n: peak_memory(build, (n, *options), device) for n in names} if memory else {}
+    rows = measure(build, names, options, repeats, device, memory)
     for row in rows:
         row.update(
             depth=depth,
@@ -64,9 +61,6 @@ def measure_backbones(
             dtype=str(dtype).replace('torch.', ''),
             what='training step' if training else 'eval forward',
         )
-        if memory:
-            row['peak_megabytes'] = peaks[row['case']]
-            row['peak_ratio'] = peaks[row['case']] / peaks['ResNet']
     return rows
 
 
@@ -88,18 +82,33 @@ def build(
     if name in EXPORTED:
         return _exported(name, depth, training, shape)
     net = _network(name, depth, layout).to(device)
-    net.train(training)
     images = torch.rand(shape, device=device)
     if layout == 'channels_last':
         images = images.contiguous(memory_format=torch.channels_last)
         net.to(memory_format=torch.channels_last)  # its weights
+    return caller(net, images, training, dtype)
+
+
+def caller(
+    net: nn.Module, images: torch.Tensor, training: bool, dtype: torch.dtype = torch.float32
+) -> Callable[[], None]:
+    """Return what runs a backbone once, forward in eval mode or forward and backward in training.
+
+    Args:
+        net: the backbone.
+        images: (N, 3, H, W), where ``net`` is.
+        training: which of the two.
+        dtype: float32, or a half precision for autocast.
+    """
     half = dtype if dtype != torch.float32 else None
 
     def run() -> None:
-        with torch.autocast(device, dtype=half, enabled=half is not None):
+        net.train(training)
+        with torch.autocast(images.device.type, dtype=half, enabled=half is not None):
             features = net(images)
         if training:
             net.zero_grad(set_to_none=True)
+            features = [f for f in features if f.requires_grad]  # those of frozen stages do not
             torch.autograd.backward(features, [torch.ones_like(f) for f in features])
 
     return run if training else torch.no_grad()(run)

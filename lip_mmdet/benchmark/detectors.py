@@ -6,7 +6,7 @@ from typing import Callable, Sequence
 
 import torch
 
-from lip_mmdet.benchmark.measure import interleave, peak_memory, summarize
+from lip_mmdet.benchmark.measure import measure
 
 SHAPE = (2, 3, 800, 1344)
 DETECTORS = ('ResNet', 'LIP composed', 'LIP fused', 'LIP compiled')
@@ -42,10 +42,7 @@ def measure_detectors(
         One row for each: milliseconds, ratio to ResNet's step, peak memory and its ratio.
     """
     options = (depth, dtype, device, shape)
-    cases = {name: build(name, *options) for name in names}
-    rows = summarize(interleave(cases, repeats, device, _QUEUED), baseline='ResNet')
-    del cases
-    peaks = {n: peak_memory(build, (n, *options), device) for n in names} if memory else {}
+    rows = measure(build, names, options, repeats, device, memory, _QUEUED)
     for row in rows:
         row.update(
             depth=depth,
@@ -53,9 +50,6 @@ def measure_detectors(
             dtype=str(dtype).replace('torch.', ''),
             what='training step of Faster R-CNN',
         )
-        if memory:
-            row['peak_megabytes'] = peaks[row['case']]
-            row['peak_ratio'] = peaks[row['case']] / peaks['ResNet']
     return rows
 
 

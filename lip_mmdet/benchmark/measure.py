@@ -7,7 +7,7 @@ import multiprocessing
 import statistics
 import time
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Sequence
 
 import torch
 
@@ -65,6 +65,38 @@ def summarize(seconds: dict[str, list[float]], baseline: str) -> list[dict]:
         )
         for name, times in seconds.items()
     ]
+
+
+def measure(
+    build: Callable[..., Callable[[], object]],
+    names: Sequence[str],
+    options: tuple,
+    repeats: int,
+    device: str,
+    memory: bool,
+    queued: int = QUEUED_CALLS,
+) -> list[dict]:
+    """Time what ``build(name, *options)`` returns for each name, in turns; ResNet is the measure.
+
+    Args:
+        build: a function of a module; see :func:`peak_memory`.
+        names: of the cases, ``'ResNet'`` among them.
+        options: of all of them.
+        repeats, device, queued: as in :func:`interleave`.
+        memory: measure peak memory too.
+
+    Returns:
+        One row for each: milliseconds, ratio to ResNet, peak memory and its ratio.
+    """
+    cases = {name: build(name, *options) for name in names}
+    rows = summarize(interleave(cases, repeats, device, queued), baseline='ResNet')
+    del cases
+    if memory:
+        peaks = {name: peak_memory(build, (name, *options), device) for name in names}
+        for row in rows:
+            peak = peaks[row['case']]
+            row.update(peak_megabytes=peak, peak_ratio=peak / peaks['ResNet'])
+    return rows
 
 
 def peak_memory(build: Callable, arguments: tuple, device: str) -> float:

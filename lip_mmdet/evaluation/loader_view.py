@@ -63,9 +63,14 @@ class LoaderView:
 
 
 def names_in_order(categories: Records, classes: Sequence[str], by_id: bool = False) -> list[str]:
-    """Return the classes as MMDetection numbers them: in the file's order, or sorted by id."""
+    """Return the classes as MMDetection numbers them: in the file's order, or sorted by id.
+
+    Raises:
+        InputError: ids are to be sorted, and are of several kinds.
+    """
     rows = range(len(categories))
     if by_id:
+        Numbering(categories)  # refuses ids that cannot be sorted
         rows = sorted(rows, key=categories['id'].__getitem__)
     return [categories['name'][row] for row in rows if categories['name'][row] in classes]
 
@@ -315,9 +320,7 @@ def _fate(box: Any, area: Any, ignore: Any, width: float, height: float, sized: 
 def _is_box(value: Any) -> bool:
     if not isinstance(value, list) or len(value) != 4:
         return False
-    if set(map(type, value)) == {float}:
-        return True
-    return all((_is_real(v) and abs(v) < _HUGE) or v != v for v in value)
+    return all(isinstance(v, float) or (isinstance(v, int) and abs(v) < _HUGE) for v in value)
 
 
 def _is_real(value: Any) -> bool:

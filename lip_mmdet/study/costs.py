@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import torch
 from mmdet.registry import MODELS
@@ -14,6 +14,7 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from lip_mmdet.backbones.watching import run_and_see
+from lip_mmdet.benchmark.backbones import caller
 from lip_mmdet.benchmark.measure import interleave, summarize
 from lip_mmdet.files import write_json
 from lip_mmdet.study.plan import Study
@@ -41,8 +42,10 @@ def write_costs(study: Study, repeats: int = 15) -> None:
     for run in study.runs:
         if run.trains:
             nets.setdefault(run.arm, _backbone(run.config))
-    forward = interleave({arm: _forward(net) for arm, net in nets.items()}, repeats)
-    step = interleave({arm: _step(net) for arm, net in nets.items()}, repeats)
+    forward, step = (
+        interleave({arm: caller(net, images, training) for arm, net in nets.items()}, repeats)
+        for training, images in ((False, torch.rand(_IMAGE)), (True, torch.rand(_BATCH)))
+    )
     first = next(iter(nets))
     arms = {
         arm: {
@@ -67,29 +70,6 @@ def _multiply_adds(net: nn.Module) -> float:
     net.eval()
     with torch.no_grad():
         return sum(run_and_see(net, torch.zeros(_IMAGE)).multiply_adds.values()) / 1e6
-
-
-def _forward(net: nn.Module) -> Callable[[], None]:
-    image = torch.zeros(_IMAGE)
-
-    @torch.no_grad()
-    def run() -> None:
-        net.eval()
-        net(image)
-
-    return run
-
-
-def _step(net: nn.Module) -> Callable[[], None]:
-    batch = torch.rand(_BATCH)
-
-    def run() -> None:
-        net.train()
-        net.zero_grad(set_to_none=True)
-        features = [f for f in net(batch) if f.requires_grad]  # those of frozen stages do not
-        torch.autograd.backward(features, [torch.ones_like(f) for f in features])
-
-    return run
 
 
 def machine() -> str:

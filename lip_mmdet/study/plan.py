@@ -175,10 +175,9 @@ def read_study(path: str | Path) -> Study:
         path: a Python file with ``name``; ``results``, a folder, and ``truth``, a file in it, as
             seen from the project; ``arms``, each a dict of ``name``, ``label``, ``config`` (as seen
             from this file), ``seeds`` (none if it is planned), perhaps ``changes`` (to the config,
-            by dotted name),
-            ``starts_from`` (an arm whose detector of the same seed is trained on), ``tests`` (an
-            arm whose detector of the same seed is tested as it is) and a ``truth`` of its own;
-            ``compared``, pairs of arm names; perhaps ``planned`` and ``max_dets`` (100).
+            by dotted name), ``starts_from`` (an arm whose detector of the same seed is trained on),
+            ``tests`` (an arm whose detector of the same seed is tested as it is) and a ``truth`` of
+            its own; ``compared``, pairs of arm names; perhaps ``planned`` and ``max_dets`` (100).
 
     Raises:
         InputError: there is no such file, or it lacks or misnames something.

@@ -47,13 +47,12 @@ def carry_out(study: Study, only: str | None = None) -> None:
         if only not in names:
             raise InputError(f'no run {only}; there are {", ".join(names)}')
         left = [run for run in left if run.name == only]
-    for run in left:
-        _data(study, run)
+    data = [_data(study, run) for run in left]
     for number, run in enumerate(left, 1):
         print(f'[{number}/{len(left)}] {run.name}: in {run.work_dir}', flush=True)
         config = _dump_config(run)
         seconds = _train(run, config) if run.trains else 0
-        _record(study, run, seconds)
+        _record(study, run, seconds, data[number - 1])
         figures = run.record()['figures']
         print(f'[{number}/{len(left)}] {run.name}: AP {100 * figures["AP"]:.1f}', flush=True)
 
@@ -112,7 +111,7 @@ def checkpoint_of(run: Run) -> Path:
     return Path(path)
 
 
-def _record(study: Study, run: Run, seconds: float) -> None:
+def _record(study: Study, run: Run, seconds: float, data: dict[str, str]) -> None:
     config, trained = run.work_dir / 'config.py', run if run.trains else run.start
     files = detect(config, checkpoint_of(trained), work_dir=run.work_dir / 'detections')
     kept = [
@@ -134,7 +133,7 @@ def _record(study: Study, run: Run, seconds: float) -> None:
             'arm': run.arm,
             'seed': run.seed,
             'key': run.key(),
-            'data': _data(study, run),
+            'data': data,
             'code': code_digest(),
             'figures': score(study, run),
             'seconds': round(seconds),

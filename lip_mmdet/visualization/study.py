@@ -6,10 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Told apart by eyes of all kinds (Okabe and Ito); more arms than these begin again.
-_COLOURS = (
-    *('#0072b2', '#d55e00', '#009e73', '#cc79a7'),
-    *('#56b4e9', '#e69f00', '#555555', '#f0e442'),
-)
+_COLOURS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#56b4e9', '#e69f00', '#555555', 'olive')
 _SHOWN = ('AP', 'APS')
 
 
