@@ -19,9 +19,7 @@ from lip_mmdet.layers.logit_modules import DEFAULT_GATE, DEFAULT_WIDTH, build_lo
 
 
 class LIPBlock(Implemented, BaseModule):
-    """What both LIP blocks share: the two logits, the pooled shortcut and the sum.
-
-    A subclass builds its residual branch and pools it in :meth:`residual`.
+    """What both LIP blocks share: the logit modules, the windows, the shortcut's convolution.
 
     Args:
         inplanes: channels of the block's input, which are the shortcut's.
@@ -46,8 +44,7 @@ class LIPBlock(Implemented, BaseModule):
         super().__init__(init_cfg)
         # Every input position lies in a window, and the output is that of the strided 3x3
         # convolution: stride 2 gives the paper's 3x3 window.
-        self.kernel_size = 2 * stride - 1
-        self.stride = stride
+        self.window = 2 * stride - 1, stride, stride - 1
         if logit_class(logit) is BottleneckLogit:
             arguments = {key: value for key, value in logit.items() if key != 'type'}
             self.logit_trunk, self.residual_logit, self.shortcut_logit = _shared_logits(
@@ -60,28 +57,9 @@ class LIPBlock(Implemented, BaseModule):
         self.downsample = downsample
         self.relu = nn.ReLU(inplace=True)
 
-    def pool(self, x: Tensor, features: Tensor | None, logit: nn.Module) -> Tensor:
-        """Pool a (N, C, H, W) map to (N, C, ceil(H / stride), ceil(W / stride)).
-
-        Args:
-            x: the map.
-            features: what the logit module looks at; default: the map.
-            logit: the logit module.
-        """
-        features = x if features is None else features
-        window = self.kernel_size, self.stride, self.stride - 1
-        return pool_by_importance(x, features, logit, window, self.operators(x))
-
-    def residual(self, x: Tensor, features: Tensor | None) -> Tensor:
-        """Return the residual branch of ``x``; ``features`` are the trunk's, if one is shared."""
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, inplanes, H, W) to (N, planes * expansion, ceil(H / stride), ...)."""
-        features = None if self.logit_trunk is None else self.logit_trunk(x)
-        out = self.residual(x, features)
-        out += self.downsample(self.pool(x, features, self.shortcut_logit))
-        return self.relu(out)
+    def features(self, x: Tensor) -> Tensor | None:
+        """Return what the shared trunk sees in a block's input; None if no trunk is shared."""
+        return None if self.logit_trunk is None else self.logit_trunk(x)
 
 
 class LIPBasicBlock(LIPBlock):
@@ -124,11 +102,18 @@ class LIPBasicBlock(LIPBlock):
     norm1 = BasicBlock.norm1
     norm2 = BasicBlock.norm2
 
-    def residual(self, x: Tensor, features: Tensor | None) -> Tensor:
-        """LIP - conv1x1 - norm - ReLU - conv3x3 - norm."""
-        out = self.pool(x, features, self.residual_logit)
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, inplanes, H, W) to (N, planes, ceil(H / stride), ceil(W / stride)).
+
+        The residual branch is LIP - conv1x1 - norm - ReLU - conv3x3 - norm.
+        """
+        features, operators = self.features(x), self.operators(x)
+        out = pool_by_importance(x, features, self.residual_logit, self.window, operators)
         out = self.relu(self.norm1(self.conv1(out)))
-        return self.norm2(self.conv2(out))
+        out = self.norm2(self.conv2(out))
+        shortcut = pool_by_importance(x, features, self.shortcut_logit, self.window, operators)
+        out += self.downsample(shortcut)
+        return self.relu(out)
 
 
 class LIPBottleneck(LIPBlock):
@@ -206,21 +191,26 @@ class LIPBottleneck(LIPBlock):
     make_block_plugins = Bottleneck.make_block_plugins
     forward_plugin = Bottleneck.forward_plugin
 
-    def residual(self, x: Tensor, features: Tensor | None) -> Tensor:
-        """conv1x1 - norm - ReLU - LIP - conv1x1 - norm - ReLU - conv1x1 - norm.
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, inplanes, H, W) to (N, 4 * planes, ceil(H / stride), ceil(W / stride)).
 
-        With ``style='caffe'`` LIP comes first, and the second convolution is 3x3.
+        The residual branch is conv1x1 - norm - ReLU - LIP - conv1x1 - norm - ReLU - conv1x1 - norm;
+        with ``style='caffe'`` LIP comes first, and the second convolution is 3x3.
         """
+        features, operators, out = self.features(x), self.operators(x), x
         if self.pools_first:
-            x = self.pool(x, features, self.residual_logit)
-        out = self.relu(self.norm1(self.conv1(x)))
+            out = pool_by_importance(out, features, self.residual_logit, self.window, operators)
+        out = self.relu(self.norm1(self.conv1(out)))
         out = self.forward_plugin(out, self.after_conv1_plugin_names)
         if not self.pools_first:
-            out = self.pool(out, features, self.residual_logit)
+            out = pool_by_importance(out, features, self.residual_logit, self.window, operators)
         out = self.relu(self.norm2(self.conv2(out)))
         out = self.forward_plugin(out, self.after_conv2_plugin_names)
         out = self.norm3(self.conv3(out))
-        return self.forward_plugin(out, self.after_conv3_plugin_names)
+        out = self.forward_plugin(out, self.after_conv3_plugin_names)
+        shortcut = pool_by_importance(x, features, self.shortcut_logit, self.window, operators)
+        out += self.downsample(shortcut)
+        return self.relu(out)
 
     def _plugin_names(self, plugins: list[dict] | None, position: str, channels: int) -> list[str]:
         here = [plugin['cfg'] for plugin in plugins or [] if plugin['position'] == position]

@@ -38,22 +38,15 @@ OFFICIAL_RULES = {
 }
 
 
-class Stage(Sequential):
-    """The blocks of a stage.
+class CheckpointedStage(Sequential):
+    """A stage whose blocks are computed again in backward instead of keeping their activations.
 
-    Args:
-        *blocks: one after the other.
-        with_cp: compute each block again in backward instead of keeping its activations, whether
-            or not its input requires a gradient: after a frozen stage it does not.
+    Whether or not its input requires a gradient: after a frozen stage it does not.
     """
-
-    def __init__(self, *blocks: nn.Module, with_cp: bool) -> None:
-        super().__init__(*blocks)
-        self.with_cp = with_cp
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self:
-            x = checkpoint(block, x) if self.with_cp and torch.is_grad_enabled() else block(x)
+            x = checkpoint(block, x) if torch.is_grad_enabled() else block(x)
         return x
 
 
@@ -166,9 +159,10 @@ class LIPResNet(WarmStartResNet):
     def make_res_layer(self, **kwargs) -> nn.Module:
         """Build a stage; its first block is a LIP block where ``lip_stages`` says so."""
         stage = len(self.res_layers)
-        with_cp, kwargs['with_cp'] = kwargs['with_cp'], False
+        stage_class = CheckpointedStage if kwargs['with_cp'] else Sequential
+        kwargs['with_cp'] = False
         if not self.lip_stages[stage]:
-            return Stage(*super().make_res_layer(**kwargs), with_cp=with_cp)
+            return stage_class(*super().make_res_layer(**kwargs))
         # LIP took the place of the convolution that would have fallen back.
         dcn = kwargs['dcn'] and dict(kwargs['dcn'])
         if dcn:
@@ -177,7 +171,7 @@ class LIPResNet(WarmStartResNet):
         first = self._make_lip_block(**kwargs)
         rest = dict(kwargs, stride=1, num_blocks=kwargs['num_blocks'] - 1)
         rest['inplanes'] = kwargs['planes'] * kwargs['block'].expansion
-        return Stage(first, *ResLayer(**rest), with_cp=with_cp)
+        return stage_class(first, *ResLayer(**rest))
 
     def _make_lip_block(
         self, *, block, inplanes, planes, stride, avg_down, conv_cfg, norm_cfg, plugins, **kwargs

@@ -62,7 +62,7 @@ class LIPPool2d(Implemented, BaseModule):
     def forward(self, x: Tensor) -> Tensor:
         """Pool (N, in_channels, H, W); windows as in :func:`lip_mmdet.ops.lip2d`."""
         window = self.kernel_size, self.stride, self.padding
-        return pool_by_importance(x, x, self.logit, window, self.operators(x))
+        return pool_by_importance(x, None, self.logit, window, self.operators(x))
 
     @property
     def can_start_as_max_pooling(self) -> bool:

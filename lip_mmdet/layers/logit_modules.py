@@ -55,18 +55,19 @@ def build_norm(norm_cfg: dict | None, channels: int) -> nn.Module:
 
 
 def pool_by_importance(
-    x: Tensor, features: Tensor, logit: nn.Module, window: tuple, operators: Operators
+    x: Tensor, features: Tensor | None, logit: nn.Module, window: tuple, operators: Operators
 ) -> Tensor:
     """Pool a map by the importance that a logit module sees in features.
 
     Args:
         x: (N, C, H, W) map to pool.
-        features: what the logit module looks at, of the same height and width; often ``x``.
+        features: what the logit module looks at, of the same height and width; default: ``x``.
         logit: any module that maps features to a logit of ``x``'s shape. A :class:`PoolingLogit`
             is asked to pool itself.
         window: kernel size, stride and padding as in :func:`lip_mmdet.ops.lip2d`.
         operators: what to compute with.
     """
+    features = x if features is None else features
     operators = recorded(operators, logit)
     if isinstance(logit, PoolingLogit):
         return logit.pool(x, features, window, operators)
