@@ -4,7 +4,6 @@ Most runs here are of a small classifier, for the promise holds for whatever MME
 """
 
 import errno
-import multiprocessing
 import os
 import random
 import signal
@@ -21,16 +20,12 @@ from mmengine.model import BaseModel
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import DATASETS, METRICS, MODELS, OPTIM_WRAPPERS
 from mmengine.runner import Runner
-from tiny_detector import ROOT, run_tool, write_tiny_project
+from tiny_detector import ROOT, SERVER, run_tool, write_tiny_project
 from torch import nn
 
 import lip_mmdet.plugin  # noqa: F401
 from lip_mmdet.engine.resume import latest_checkpoint
 from lip_mmdet.errors import InputError
-
-# A server that has imported all of it forks fast, but where it has seen a GPU no fork can use one.
-SERVER = multiprocessing.get_context('spawn' if torch.cuda.is_available() else 'forkserver')
-SERVER.set_forkserver_preload(['lip_mmdet.plugin', 'mmengine.runner'])
 
 
 @DATASETS.register_module()

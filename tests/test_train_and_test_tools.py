@@ -30,7 +30,7 @@ def project(tmp_path_factory):
     folder = tmp_path_factory.mktemp('project')
     write_tiny_project(folder)
     (folder / 'pretrained.py').write_text(PRETRAINED)
-    done = run_tool('train.py', 'tiny.py', '--work-dir', 'run', folder=folder)
+    done = run_tool('train.py', 'tiny.py', '--work-dir', 'run', folder=folder, launcher=())
     (folder / 'terminal.txt').write_text(done.stdout + done.stderr)
     return folder
 
