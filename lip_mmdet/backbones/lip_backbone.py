@@ -15,6 +15,7 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from lip_mmdet.backbones.checkpoints import checkpoint_must_fit
 from lip_mmdet.backbones.watching import CONVOLUTIONS, Downsampling, run_and_see, see_backbone
 from lip_mmdet.errors import InputError
 from lip_mmdet.layers import LIPPool2d, LogitHead, set_implementation
@@ -180,8 +181,13 @@ class LIPBackbone(BaseModule):
         return f'{kind}: ' + ('; '.join(parts) or 'nothing in it downsamples by a layer')
 
     def init_weights(self) -> None:
-        """Initialize the backbone as its ``init_cfg`` says."""
-        self.backbone.init_weights()
+        """Initialize the backbone as its ``init_cfg`` says.
+
+        Raises:
+            InputError: it names a checkpoint without any weight that fits.
+        """
+        with checkpoint_must_fit(self.backbone):
+            self.backbone.init_weights()
         configs = self.backbone.init_cfg
         configs = configs if isinstance(configs, (list, tuple)) else [configs or {}]
         # That draws every convolution, those of logit modules too. A checkpoint, which comes last,
@@ -249,10 +255,10 @@ def _warm_start(module: nn.Module, state_dict: dict, prefix: str, *_: Any) -> No
         for key, value in lip.state_dict().items():
             state_dict[f'{prefix}{name}.{key}'] = value.detach().clone()
     frozen = [n for n, lip in lips.items() if not all(p.requires_grad for p in lip.parameters())]
-    note = f'close to max pooling at {", ".join(like_max)}, ' if like_max else ''
+    note = f'close to max pooling at {", ".join(like_max)}, elsewhere ' if like_max else ''
     print_log(
         f'LIPBackbone warm start: {len(given)} tensors of a plain {type(module).__name__}; LIP is '
-        f'untrained: it starts {note}as average pooling elsewhere'
+        f'untrained: it starts {note}as average pooling'
         + (f' (frozen so: {", ".join(frozen)})' if frozen else ''),
         'current',
         logging.WARNING,
