@@ -217,7 +217,16 @@ class LIPResNet(WarmStartResNet):
             self.maxpool = LIPPool2d(stem_channels, self.stem_logit)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Map images, (N, in_channels, H, W), to the contiguous features of ``out_indices``."""
+        """Map images, (N, in_channels, H, W), to the contiguous features of ``out_indices``.
+
+        Raises:
+            InputError: ``dcn`` with weights in channels_last.
+        """
+        if self.dcn and not next(self.parameters()).is_contiguous():
+            raise InputError(
+                f"{type(self).__name__}: mmcv's deformable convolutions misread channels_last "
+                'maps; bring the weights back by to(memory_format=torch.contiguous_format)'
+            )
         x = x.contiguous() if self.dcn else in_running_format(x, self.channels_last)
         return tuple(to_contiguous(feature) for feature in super().forward(x))
 
