@@ -98,7 +98,8 @@ class LIPBackbone(BaseModule):
         seen = see_backbone(self.backbone, backbone.get('in_channels', 3))
         self.downsampling = list(seen.downsampling.values())
         strides = sorted({one.stride for one in self.downsampling if one.stride > 4})
-        if stages is not None and not set(stages) <= set(strides):
+        listed = isinstance(stages, (list, tuple))
+        if stages is not None and not (listed and set(stages) <= set(strides)):
             raise InputError(f'LIPBackbone: stages are strides out of {strides}, not {stages!r}')
         for one in self.downsampling:
             wanted = stem if one.stride <= 4 else stages is None or one.stride in stages

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Sequence
 
+import numpy as np
 import torch
 from mmcv.cnn import build_conv_layer, build_norm_layer
 from mmdet.models.backbones.resnet import BasicBlock
@@ -311,10 +312,10 @@ class LIPResNetMD(LIPResNet):
 def _check_stages(
     name: str, lip_stages: Sequence[bool], strides: Sequence[int], num_stages: int
 ) -> None:
-    if not len(lip_stages) == len(strides) == num_stages:
+    if not np.shape(lip_stages) == np.shape(strides) == (num_stages,):
         raise InputError(
             f'{name}: num_stages={num_stages} needs as many lip_stages and strides, not '
-            f'{tuple(lip_stages)} and {tuple(strides)}'
+            f'{lip_stages!r} and {tuple(strides)}'
         )
     for stage, (lip, stride) in enumerate(zip(lip_stages, strides)):
         if lip and stride == 1:
