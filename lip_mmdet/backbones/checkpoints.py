@@ -97,13 +97,16 @@ def _pretrained(module: nn.Module) -> list[dict]:
 
 
 @contextmanager
-def checkpoint_must_fit(module: nn.Module) -> Iterator[None]:
+def checkpoint_must_fit(module: nn.Module) -> Iterator[list[bool]]:
     """Refuse a checkpoint of a backbone's ``init_cfg`` that has nothing for it.
 
     MMEngine warns of each name that it misses, and goes on with random weights.
 
     Args:
         module: the backbone, whose ``init_weights`` runs in the block.
+
+    Yields:
+        What is filled while it runs: for each checkpoint whether it has a tensor that fits.
 
     Raises:
         InputError: no tensor of the checkpoint fits; the message tells the prefix that it has them
@@ -117,24 +120,26 @@ def checkpoint_must_fit(module: nn.Module) -> Iterator[None]:
 
     handle = module._register_load_state_dict_pre_hook(look)
     try:
-        yield
+        yield fitting
     except AssertionError as error:  # MMEngine's where nothing has the prefix
         if 'not in the pretrained model' not in str(error):
             raise
         fitting.append(False)
     finally:
         handle.remove()
-    configs = _pretrained(module)
-    if configs and False in fitting:
-        raise InputError(_of_another_network(module, configs[-1]))
+    if False in fitting:
+        raise InputError(_of_another_network(module))
 
 
-def _of_another_network(module: nn.Module, config: dict) -> str:
-    content = CheckpointLoader.load_checkpoint(config['checkpoint'], map_location='cpu')
+def _of_another_network(module: nn.Module) -> str:
+    # DetectoRS keeps the path to itself.
+    paths = [config['checkpoint'] for config in _pretrained(module)]
+    path = paths[-1] if paths else module.pretrained
+    content = CheckpointLoader.load_checkpoint(path, map_location='cpu')
     content = content.get('state_dict', content)
     last = '.' + [name for name, value in module.state_dict().items() if value.dim()][-1]
     prefixes = [repr(name[: 1 - len(last)]) for name in content if name.endswith(last)]
-    message = f'{config["checkpoint"]} has no weights that fit {type(module).__name__}'
+    message = f'{path} has no weights that fit {type(module).__name__}'
     if prefixes:
         return f'{message}; set init_cfg.prefix to {" or ".join(prefixes)}, where it has some'
     names = ', '.join(list(content)[:3])

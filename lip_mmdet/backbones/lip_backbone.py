@@ -187,13 +187,11 @@ class LIPBackbone(BaseModule):
         Raises:
             InputError: it names a checkpoint without any weight that fits.
         """
-        with checkpoint_must_fit(self.backbone):
+        with checkpoint_must_fit(self.backbone) as loaded:
             self.backbone.init_weights()
-        configs = self.backbone.init_cfg
-        configs = configs if isinstance(configs, (list, tuple)) else [configs or {}]
-        # That draws every convolution, those of logit modules too. A checkpoint, which comes last,
-        # has said already how LIP starts.
-        if not any(config.get('type') == 'Pretrained' for config in configs):
+        # Without a checkpoint, which says how LIP starts, every convolution was drawn, those of
+        # logit modules too.
+        if not loaded:
             for _, lip in _lips(self.backbone):
                 _start_anew(lip)
 
