@@ -14,7 +14,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import DefaultScope, Registry
 from torch import nn
 
-from lip_mmdet.backbones import DenseNet, LIPDenseNet, LIPResNet
+from lip_mmdet.backbones import DenseNet, LIPBackbone, LIPDenseNet, LIPResNet
 from lip_mmdet.errors import InputError
 from lip_mmdet.layers import BottleneckLogit, LIPPool2d, SimplifiedLogit
 from lip_mmdet.layers.logit_modules import LogitHead
@@ -135,6 +135,11 @@ def test_caffe_style_keeps_every_weight():
         lambda: LIPResNet(50, implementation='fast'),
         lambda: LIPDenseNet(9, implementation='fast'),
         lambda: LIPPool2d(8, dict(type='SimplifiedLogit', init='median')),
+        lambda: LIPPool2d(8, 'ProjectionLogit'),
+        lambda: LIPResNet(50, stem_logit=dict(init='max')),
+        lambda: LIPResNet(50, stage_logit=dict(type='BottleneckLogit', init='max')),
+        lambda: LIPResNet(50, lip_stages=True),
+        lambda: LIPBackbone(dict(type='mmdet.ResNet', depth=18), stages=8),
     ],
 )
 def test_config_mistakes_are_one_line(build):

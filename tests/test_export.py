@@ -174,9 +174,10 @@ def test_published_checkpoints_hold_weights_and_classes(detector):
     assert published['meta']['dataset_meta']['classes'] == ('square', 'circle', 'triangle')
     expected = torch.load(checkpoint, weights_only=True)['state_dict']
     assert all(torch.equal(published['state_dict'][name], expected[name]) for name in expected)
-    torch.save(dict(weights=1), checkpoint.with_name('other.pth'))
-    with pytest.raises(InputError, match='holds no state_dict'):
-        publish(checkpoint.with_name('other.pth'), config.parent / 'other')
+    for other in (dict(weights=1), dict(state_dict={})):
+        torch.save(other, checkpoint.with_name('other.pth'))
+        with pytest.raises(InputError, match='holds no state_dict with weights'):
+            publish(checkpoint.with_name('other.pth'), config.parent / 'other')
 
 
 @pytest.mark.slow

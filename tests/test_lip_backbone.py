@@ -169,15 +169,17 @@ def test_weights_that_are_drawn_leave_lip_an_average():
             assert not module.logit.conv.weight.any()
 
 
-def test_a_checkpoint_in_init_cfg_is_a_warm_start(tmp_path):
-    plain = MODELS.build(FAMILIES['ResNet'])
+@pytest.mark.parametrize('name', ['ResNet', 'DetectoRS_ResNet'])  # the latter loads by itself
+def test_a_checkpoint_in_init_cfg_is_a_warm_start(tmp_path, name):
+    plain = MODELS.build(FAMILIES[name])
     torch.save(plain.state_dict(), tmp_path / 'plain.pth')
     config = dict(type='Pretrained', checkpoint=str(tmp_path / 'plain.pth'))
-    net = LIPBackbone(dict(FAMILIES['ResNet'], init_cfg=config))
+    net = LIPBackbone(dict(FAMILIES[name], init_cfg=config))
     net.init_weights()
     assert torch.equal(net.layer3[0].conv1.weight, plain.layer3[0].conv1.weight)
     assert net.backbone.maxpool.logit.conv.weight.any()
-    assert not net.backbone.layer3[0].conv1.lip.logit.conv.weight.any()
+    lips = [m for m in net.backbone.layer3.modules() if isinstance(m, LIPPool2d)]
+    assert lips and not any(lip.logit.conv.weight.any() for lip in lips)
 
 
 def test_what_is_replaced_and_what_is_left_alone_is_said():

@@ -452,6 +452,9 @@ def test_deformable_networks_read_any_memory_format():
             nn.init.normal_(module.conv_offset.weight, std=0.1)
     x = torch.rand(1, 3, 64, 64)
     torch.testing.assert_close(net(x.contiguous(memory_format=torch.channels_last)), net(x))
+    # Weights of that format would turn every map.
+    with pytest.raises(InputError, match='misread channels_last maps'):
+        net.to(memory_format=torch.channels_last)(x)
 
 
 @pytest.mark.parametrize('size', [(1, 1), (5, 9), (17, 31), (32, 32), (33, 65)])

@@ -124,6 +124,13 @@ RUNS = {
         ],
     ),
     'iterations': dict(train_cfg=BY_ITERATION, checkpoint=dict(by_epoch=False, interval=4)),
+    'iterations without workers': dict(
+        train_cfg=BY_ITERATION,
+        checkpoint=dict(by_epoch=False, interval=4),
+        train_dataloader=dict(
+            run_config()['train_dataloader'], num_workers=0, persistent_workers=False
+        ),
+    ),
     'endless': dict(
         train_cfg=BY_ITERATION,
         checkpoint=dict(by_epoch=False, interval=4),

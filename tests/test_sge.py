@@ -134,6 +134,13 @@ def test_memory_format_stays():
     torch.testing.assert_close(output, sge(x))
 
 
+def test_traced_for_any_size():
+    sge = trained(SGE(8, groups=2))
+    traced = torch.jit.trace(sge, torch.randn(2, 8, 6, 5))
+    x = torch.randn(1, 8, 7, 9)
+    torch.testing.assert_close(traced(x), sge(x))
+
+
 @pytest.mark.parametrize(('channels', 'groups'), [(100, 64), (32, 64), (8, 0), (8, 2.0), (8, -2)])
 def test_bad_groups_say_so(channels, groups):
     with pytest.raises(InputError, match=f'{channels} channels do not divide into {groups} groups'):

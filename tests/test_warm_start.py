@@ -10,6 +10,7 @@ from backbone_checks import assert_same_tensors, warm_starts
 from mmdet.models import ResNet
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.runner.checkpoint import load_state_dict
 from tiny_detector import run_tool, write_tiny_project
 from torch import nn
 
@@ -137,9 +138,11 @@ def test_a_resnets_weights_are_kept(depth, prefix):
     assert '(frozen so: maxpool)' in line
 
 
-def test_by_init_cfg(tmp_path):
+@pytest.mark.parametrize('convert', [lambda value: value, torch.Tensor.numpy])
+def test_by_init_cfg(tmp_path, convert):
     source = trained(ResNet(18, **SMALL))
-    torch.save(dict(state_dict=source.state_dict()), tmp_path / 'resnet.pth')
+    state = {name: convert(value) for name, value in source.state_dict().items()}
+    torch.save(dict(state_dict=state), tmp_path / 'resnet.pth')
     pretrained = dict(type='Pretrained', checkpoint=str(tmp_path / 'resnet.pth'))
     net = LIPResNet(18, init_cfg=pretrained, **SMALL)
     with warm_starts() as lines:
@@ -147,6 +150,72 @@ def test_by_init_cfg(tmp_path):
     assert len(lines) == 1
     assert torch.equal(net.layer4[1].conv2.weight, source.layer4[1].conv2.weight)
     assert net.maxpool.logit.conv.weight.sum() == 8  # the identity
+
+
+@pytest.mark.parametrize(
+    ('state', 'init', 'message'),
+    [
+        (dict(state_dict=dict(prefix='backbone.')), {}, r"init_cfg.prefix to 'backbone\.'"),
+        (dict(prefix='module.encoder_q.'), {}, r"init_cfg.prefix to 'module\.encoder_q\.'"),
+        (dict(prefix='backbone.'), dict(prefix='student.'), r"init_cfg.prefix to 'backbone\.'"),
+        (dict(model=dict(prefix='')), {}, 'entries begin with model'),
+        ({}, {}, 'it is empty'),
+        ([], {}, 'holds no state_dict'),
+    ],
+)
+@pytest.mark.parametrize('net', ['LIPResNet', 'LIPBackbone'])
+def test_a_checkpoint_without_weights_for_the_backbone_is_refused(
+    tmp_path, net, state, init, message
+):
+    def fill(part):
+        """Put a network's weights where the case says."""
+        if isinstance(part, dict) and 'prefix' in part:
+            names = ResNet(18, **SMALL).state_dict()
+            return {part['prefix'] + name: value for name, value in names.items()}
+        return {k: fill(v) for k, v in part.items()} if isinstance(part, dict) else part
+
+    path = tmp_path / 'other.pth'
+    torch.save(fill(state), path)
+    config = dict(type='ResNet', depth=18, **SMALL)
+    config['init_cfg'] = dict(type='Pretrained', checkpoint=str(path), **init)
+    if net == 'LIPResNet':
+        backbone = LIPResNet(**{k: v for k, v in config.items() if k != 'type'})
+    else:
+        backbone = MODELS.build(dict(type=net, backbone=config))
+    with pytest.raises(InputError, match=message) as error:
+        backbone.init_weights()
+    assert '\n' not in str(error.value)
+
+
+CONTEXT = dict(cfg=dict(type='ContextBlock', ratio=0.25), position='after_conv3')
+
+
+@pytest.mark.parametrize(
+    ('options', 'source'),
+    [
+        (dict(in_channels=1), {}),
+        (dict(plugins=[CONTEXT]), {}),
+        (dict(norm_cfg=dict(type='GN', num_groups=4)), {}),
+        (dict(deep_stem=True), {}),
+        (dict(norm_eval=False), dict(lip_stages=(False,) * 4)),
+    ],
+    ids=['grey images', 'context blocks', 'other norms', 'deep stem', 'LIP in the stem alone'],
+)
+def test_lip_starts_where_something_else_has_no_weights(options, source):
+    """PyTorch goes on to report what is missing; MMEngine goes on without it."""
+    net = LIPResNet(50, **options, **SMALL)
+    state = trained(
+        LIPResNet(50, **source, **SMALL) if source else ResNet(50, **SMALL)
+    ).state_dict()
+    with warm_starts() as lines:
+        load_state_dict(net, state)  # MMEngine's
+    assert len(lines) == 1
+    assert 'not there or of another shape' in lines[0]
+    taps = state['layer3.0.conv2.weight'].sum((2, 3), keepdim=True)
+    ratio = net.layer3[0].conv2.weight / taps
+    torch.testing.assert_close(ratio, torch.full_like(ratio, 1 if 'norm_cfg' in options else 0.1))
+    if not source:
+        assert net.maxpool.logit.conv.weight.sum() == net.maxpool.logit.conv.in_channels
 
 
 @pytest.mark.parametrize('options', [{}, dict(stage_logit=dict(type='IdentityLogit', scale=0.0))])
@@ -202,7 +271,7 @@ def test_trained_lip_is_loaded_as_it_is():
         (dict(depth=50), dict(depth=50, base_channels=4), r'layer2\.0\.conv2'),
     ],
 )
-def test_other_networks_are_not_a_warm_start(net, source, message, prefix):
+def test_what_does_not_fit_is_reported(net, source, message, prefix):
     holder = nn.Module()
     holder.backbone = LIPResNet(**{**SMALL, **net})
     state = ResNet(**{**SMALL, **source}).state_dict()

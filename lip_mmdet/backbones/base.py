@@ -8,7 +8,12 @@ from mmengine.model import BaseModule, constant_init
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lip_mmdet.backbones.checkpoints import OfficialNames, check_pretrained, prepare_state_dict
+from lip_mmdet.backbones.checkpoints import (
+    OfficialNames,
+    check_pretrained,
+    checkpoint_must_fit,
+    prepare_state_dict,
+)
 from lip_mmdet.errors import InputError
 from lip_mmdet.layers import LIPPool2d
 from lip_mmdet.layers.logit_modules import build_norm
@@ -51,11 +56,12 @@ class WarmStartBackbone(BaseModule):
         """Initialize as ``init_cfg`` says.
 
         Raises:
-            InputError: a local checkpoint that ``init_cfg`` names is missing; the message says
-                where to get it and what else there is.
+            InputError: a local checkpoint that ``init_cfg`` names is missing, and the message says
+                where to get it and what else there is; or it has no weight that fits.
         """
         check_pretrained(self)
-        super().init_weights()
+        with checkpoint_must_fit(self):
+            super().init_weights()
 
     def train(self, mode: bool = True) -> WarmStartBackbone:
         """Set the mode, keep frozen stages and norms as they are, and return the network."""

@@ -13,13 +13,17 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Mapping, NamedTuple
+from typing import Any, Iterator, Mapping, NamedTuple
 
 import mmengine
+import numpy as np
+import torch
 from mmcv.ops import ModulatedDeformConv2dPack
 from mmengine.logging import print_log
+from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from lip_mmdet.errors import InputError
@@ -82,8 +86,64 @@ def prepare_state_dict(
         name = key[len(prefix) :]
         value = state_dict.pop(key)
         if name.split('.')[0] != names.classifier:
+            value = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
             state_dict[prefix + names.to_ours(name)] = value
     _warm_start(module, state_dict, prefix)
+
+
+def _pretrained(module: nn.Module) -> list[dict]:
+    configs = module.init_cfg if isinstance(module.init_cfg, (list, tuple)) else [module.init_cfg]
+    return [config for config in configs if config and config.get('checkpoint')]
+
+
+@contextmanager
+def checkpoint_must_fit(module: nn.Module) -> Iterator[list[bool]]:
+    """Refuse a checkpoint of a backbone's ``init_cfg`` that has nothing for it.
+
+    MMEngine warns of each name that it misses, and goes on with random weights.
+
+    Args:
+        module: the backbone, whose ``init_weights`` runs in the block.
+
+    Yields:
+        What is filled while it runs: for each checkpoint whether it has a tensor that fits.
+
+    Raises:
+        InputError: no tensor of the checkpoint fits; the message tells the prefix that it has them
+            under, if it has.
+    """
+    fitting = []
+
+    def look(state_dict: dict, prefix: str, *_: Any) -> None:
+        own = [(prefix + name, value.shape) for name, value in module.state_dict().items()]
+        fitting.append(any(s and getattr(state_dict.get(k), 'shape', None) == s for k, s in own))
+
+    handle = module._register_load_state_dict_pre_hook(look)
+    try:
+        yield fitting
+    except AssertionError as error:  # MMEngine's where nothing has the prefix
+        if 'not in the pretrained model' not in str(error):
+            raise
+        fitting.append(False)
+    finally:
+        handle.remove()
+    if False in fitting:
+        raise InputError(_of_another_network(module))
+
+
+def _of_another_network(module: nn.Module) -> str:
+    # DetectoRS keeps the path to itself.
+    paths = [config['checkpoint'] for config in _pretrained(module)]
+    path = paths[-1] if paths else module.pretrained
+    content = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+    content = content.get('state_dict', content)
+    last = '.' + [name for name, value in module.state_dict().items() if value.dim()][-1]
+    prefixes = [repr(name[: 1 - len(last)]) for name in content if name.endswith(last)]
+    message = f'{path} has no weights that fit {type(module).__name__}'
+    if prefixes:
+        return f'{message}; set init_cfg.prefix to {" or ".join(prefixes)}, where it has some'
+    names = ', '.join(list(content)[:3])
+    return f'{message}: ' + (f'its entries begin with {names}' if names else 'it is empty')
 
 
 def check_pretrained(module: nn.Module) -> None:
@@ -96,12 +156,11 @@ def check_pretrained(module: nn.Module) -> None:
         InputError: a local file is not there, and the message names the other two ways to start;
             or it is torchvision's and torchvision is not installed.
     """
-    configs = module.init_cfg if isinstance(module.init_cfg, list) else [module.init_cfg]
-    for config in configs:
-        path = (config or {}).get('checkpoint')
-        if path is not None and path.startswith('torchvision://'):
+    for config in _pretrained(module):
+        path = config['checkpoint']
+        if path.startswith('torchvision://'):
             _check_torchvision(path)
-        if path is None or '://' in path or Path(path).expanduser().is_file():
+        if '://' in path or Path(path).expanduser().is_file():
             continue
         option = '--cfg-options model.backbone.'
         plain = f'torchvision://{module.plain_network}{module.depth}'
@@ -145,43 +204,52 @@ def _rename(name: str, old: str, new: str) -> str:
 def _warm_start(module: nn.Module, state_dict: dict[str, Tensor], prefix: str) -> None:
     """Complete and adapt the weights of a network without some of our parts, in place.
 
-    A file that has any weight of a part should have them all: then nothing is completed, and
-    PyTorch reports what is missing.
+    A file that has any weight of a part should have them all: then that part is not completed, and
+    PyTorch reports what is missing. It reports, too, what of a plain network is not there or of
+    another shape, such as a first convolution for other images; the rest starts all the same.
     """
     own = {prefix + name: value for name, value in module.state_dict().items()}
     given = {key for key in state_dict if key.startswith(prefix)} & set(own)
-    # Files from before PyTorch 0.4.1 count no batches, and nothing depends on it.
-    uncounted = {k for k in set(own) - given if k.endswith('.num_batches_tracked')}
+    replaced = module.replaced_convolutions()
+    fitting, reshaped = {}, []
+    for key in sorted(given):
+        here, there = own[key].shape, state_dict[key].shape
+        if key[len(prefix) :] in replaced and here == (*there[:2], 1, 1) != there:
+            reshaped.append(key)
+        if key in reshaped or here == there:
+            fitting[key] = state_dict[key]
     added = {}
     for part, marks in ADDED_PARTS.items():
         theirs = {key for key in own if any(mark in f'.{key}' for mark in marks)}
-        if theirs and not theirs & given and given:
+        if theirs and not theirs & given:
             added[part] = theirs
-    reshaped = sorted(key for key in given if own[key].shape != state_dict[key].shape)
-    complete = set(own) == given.union(uncounted, *added.values())
-    if not (complete and (added or reshaped)):
+    if not ((added or reshaped) and any(value.dim() for value in fitting.values())):
         return
-    replaced = module.replaced_convolutions()
-    for key in reshaped:
-        here, there = own[key].shape, state_dict[key].shape
-        if key[len(prefix) :] not in replaced or here != (*there[:2], 1, 1):
-            return
-    notes = [_STARTS[part](module, state_dict, prefix) for part in added]
+    notes = [_STARTS[part](module, fitting, prefix) for part in added]
     for key in reshaped:
         mean = f'{prefix}{replaced[key[len(prefix) :]]}.running_mean'
-        muted = MUTED if mean in state_dict else 1
-        state_dict[key] = state_dict[key].sum((2, 3), keepdim=True) * muted
-        if mean in state_dict:
-            state_dict[mean] = state_dict[mean] * muted
+        muted = MUTED if mean in fitting else 1
+        fitting[key] = fitting[key].sum((2, 3), keepdim=True) * muted
+        if mean in fitting:
+            fitting[mean] = fitting[mean] * muted
     if reshaped:
         names = ', '.join(key[len(prefix) :] for key in reshaped)
         notes.append(f'3x3 convolutions became 1x1, the muted sum of their taps, in {names}')
+    # Files from before PyTorch 0.4.1 count no batches, and nothing depends on it.
+    uncounted = {k for k in set(own) - given if k.endswith('.num_batches_tracked')}
+    wanted = set(own) - uncounted.union(*added.values())
+    left = sorted(wanted - set(fitting))
+    if left:
+        names = ', '.join(key[len(prefix) :] for key in left[:3]) + ', ...' * (len(left) > 3)
+        notes.append(f'{len(left)} not there or of another shape ({names})')
+    state_dict.update(fitting)
     for key in uncounted.union(*added.values()):
         state_dict[key] = own[key].detach().clone()
-    kept = 1 - sum(own[k].numel() for k in reshaped) / sum(own[k].numel() for k in given)
+    lost = sum(own[key].numel() for key in (*reshaped, *left))
+    kept = 1 - lost / sum(own[key].numel() for key in wanted)
     print_log(
-        f'{type(module).__name__} warm start: {len(given) - len(reshaped)} of {len(given)} tensors '
-        f'kept, {kept:.1%} of the weights; ' + '; '.join(notes),
+        f'{type(module).__name__} warm start: {len(wanted) - len(left) - len(reshaped)} of '
+        f'{len(wanted)} tensors kept, {kept:.1%} of the weights; ' + '; '.join(notes),
         logger='current',
         level=logging.WARNING,
     )
@@ -238,7 +306,8 @@ def _start_deformable(module: nn.Module, state_dict: dict[str, Tensor], prefix: 
     for name, layer in module.named_modules():
         if isinstance(layer, ModulatedDeformConv2dPack):
             key = f'{prefix}{name}.weight'
-            state_dict[key] = state_dict[key] * 2
+            if key in state_dict:
+                state_dict[key] = state_dict[key] * 2
     return 'deformable convolutions are untrained and start as plain ones'
 
 

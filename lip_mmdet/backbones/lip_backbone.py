@@ -15,6 +15,7 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from lip_mmdet.backbones.checkpoints import checkpoint_must_fit
 from lip_mmdet.backbones.watching import CONVOLUTIONS, Downsampling, run_and_see, see_backbone
 from lip_mmdet.errors import InputError
 from lip_mmdet.layers import LIPPool2d, LogitHead, set_implementation
@@ -97,7 +98,8 @@ class LIPBackbone(BaseModule):
         seen = see_backbone(self.backbone, backbone.get('in_channels', 3))
         self.downsampling = list(seen.downsampling.values())
         strides = sorted({one.stride for one in self.downsampling if one.stride > 4})
-        if stages is not None and not set(stages) <= set(strides):
+        listed = isinstance(stages, (list, tuple))
+        if stages is not None and not (listed and set(stages) <= set(strides)):
             raise InputError(f'LIPBackbone: stages are strides out of {strides}, not {stages!r}')
         for one in self.downsampling:
             wanted = stem if one.stride <= 4 else stages is None or one.stride in stages
@@ -180,13 +182,16 @@ class LIPBackbone(BaseModule):
         return f'{kind}: ' + ('; '.join(parts) or 'nothing in it downsamples by a layer')
 
     def init_weights(self) -> None:
-        """Initialize the backbone as its ``init_cfg`` says."""
-        self.backbone.init_weights()
-        configs = self.backbone.init_cfg
-        configs = configs if isinstance(configs, (list, tuple)) else [configs or {}]
-        # That draws every convolution, those of logit modules too. A checkpoint, which comes last,
-        # has said already how LIP starts.
-        if not any(config.get('type') == 'Pretrained' for config in configs):
+        """Initialize the backbone as its ``init_cfg`` says.
+
+        Raises:
+            InputError: it names a checkpoint without any weight that fits.
+        """
+        with checkpoint_must_fit(self.backbone) as loaded:
+            self.backbone.init_weights()
+        # Without a checkpoint, which says how LIP starts, every convolution was drawn, those of
+        # logit modules too.
+        if not loaded:
             for _, lip in _lips(self.backbone):
                 _start_anew(lip)
 
@@ -249,10 +254,10 @@ def _warm_start(module: nn.Module, state_dict: dict, prefix: str, *_: Any) -> No
         for key, value in lip.state_dict().items():
             state_dict[f'{prefix}{name}.{key}'] = value.detach().clone()
     frozen = [n for n, lip in lips.items() if not all(p.requires_grad for p in lip.parameters())]
-    note = f'close to max pooling at {", ".join(like_max)}, ' if like_max else ''
+    note = f'close to max pooling at {", ".join(like_max)}, elsewhere ' if like_max else ''
     print_log(
         f'LIPBackbone warm start: {len(given)} tensors of a plain {type(module).__name__}; LIP is '
-        f'untrained: it starts {note}as average pooling elsewhere'
+        f'untrained: it starts {note}as average pooling'
         + (f' (frozen so: {", ".join(frozen)})' if frozen else ''),
         'current',
         logging.WARNING,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Sequence
 
+import numpy as np
 import torch
 from mmcv.cnn import build_conv_layer, build_norm_layer
 from mmdet.models.backbones.resnet import BasicBlock
@@ -211,7 +212,16 @@ class LIPResNet(WarmStartResNet):
             self.maxpool = LIPPool2d(stem_channels, self.stem_logit)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Map images, (N, in_channels, H, W), to the contiguous features of ``out_indices``."""
+        """Map images, (N, in_channels, H, W), to the contiguous features of ``out_indices``.
+
+        Raises:
+            InputError: ``dcn`` with weights in channels_last.
+        """
+        if self.dcn and not next(self.parameters()).is_contiguous():
+            raise InputError(
+                f"{type(self).__name__}: mmcv's deformable convolutions misread channels_last "
+                'maps; bring the weights back by to(memory_format=torch.contiguous_format)'
+            )
         x = x.contiguous() if self.dcn else in_running_format(x, self.channels_last)
         return tuple(to_contiguous(feature) for feature in super().forward(x))
 
@@ -296,10 +306,10 @@ class LIPResNetMD(LIPResNet):
 def _check_stages(
     name: str, lip_stages: Sequence[bool], strides: Sequence[int], num_stages: int
 ) -> None:
-    if not len(lip_stages) == len(strides) == num_stages:
+    if not np.shape(lip_stages) == np.shape(strides) == (num_stages,):
         raise InputError(
             f'{name}: num_stages={num_stages} needs as many lip_stages and strides, not '
-            f'{tuple(lip_stages)} and {tuple(strides)}'
+            f'{lip_stages!r} and {tuple(strides)}'
         )
     for stage, (lip, stride) in enumerate(zip(lip_stages, strides)):
         if lip and stride == 1:

@@ -32,9 +32,9 @@ def publish(checkpoint: str | os.PathLike, prefix: str | os.PathLike) -> Path:
         InputError: the checkpoint is missing, unusable, or holds no ``state_dict``.
     """
     content = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')
-    if not isinstance(content.get('state_dict'), dict):
-        raise InputError(f'{checkpoint} holds no state_dict; name a checkpoint of a training run')
-    meta = content.get('meta', {})
+    if not content.get('state_dict'):
+        raise InputError(f'{checkpoint} holds no state_dict with weights; name a checkpoint')
+    meta = content.get('meta') or {}
     kept = {key: meta[key] for key in ('dataset_meta', 'cfg', 'epoch', 'iter') if key in meta}
     buffer = io.BytesIO()
     torch.save(dict(meta=kept, state_dict=dict(content['state_dict'])), buffer)

@@ -200,6 +200,9 @@ class _PlacedBatches:
 
     def __iter__(self) -> Iterator[list[tuple[int, tuple]]]:
         epoch, skip, self.skip = self.epoch, self.skip, 0
+        if hasattr(self.sampler, 'set_epoch'):
+            # Here, for without workers this runs after MMEngine's hook has set epoch 0.
+            self.sampler.set_epoch(epoch)
         position = self._runner.rank
         for number, batch in enumerate(self._batches):
             samples = []
@@ -221,8 +224,6 @@ class _Stream:
 
     def _start(self, epoch: int) -> None:
         self._batches.epoch = epoch
-        if hasattr(self._batches.sampler, 'set_epoch'):
-            self._batches.sampler.set_epoch(epoch)
         self._iterator = iter(self._loader)
 
     def __next__(self) -> Any:

@@ -33,6 +33,7 @@ _SWITCHES = {'TORCH_FORCE_WEIGHTS_ONLY_LOAD': '1', 'TORCH_FORCE_NO_WEIGHTS_ONLY_
 # How torch words that a file wants to call what it may not.
 _SIGNS_OF_FOREIGN_CODE = (
     'Unsupported global',
+    'unsupported GLOBAL',  # of a module that torch never allows, such as os
     'Unsupported class',
     'Unsupported attribute',
     'unrecognized function',
@@ -69,7 +70,10 @@ def make_loading_safe() -> None:
         cls, filename: str, map_location: Any = None, logger: Any = 'current'
     ) -> dict[str, Any]:
         with _checked(filename):
-            return load(filename, map_location, logger)
+            content = load(filename, map_location, logger)
+        if not isinstance(content, dict) or not isinstance(content.get('state_dict', {}), dict):
+            raise InputError(f'{filename} holds no state_dict: name a file of weights')
+        return content
 
     load_checkpoint.__doc__ = load.__doc__
     load_checkpoint.checks_files = True

@@ -324,25 +324,24 @@ def logit_class(logit: dict) -> type:
         logit: config whose type is a class, a registered name, or one with its scope.
 
     Raises:
-        InputError: nothing of that name is registered.
+        InputError: no such config, nothing registered by that name, or not with these arguments.
     """
-    kind = logit['type']
-    if not isinstance(kind, str):
-        return kind
-    found = MODELS.get(kind)
-    if found is None:
+    if not (isinstance(logit, dict) and 'type' in logit):
+        raise InputError(f"a logit module is given as dict(type='ProjectionLogit'), not {logit!r}")
+    arguments = dict(logit, in_channels=1)
+    kind = found = arguments.pop('type')
+    if isinstance(kind, str):
         with MODELS.switch_scope_and_registry(None) as registry:
-            found = registry.get(kind)
+            found = MODELS.get(kind) or registry.get(kind)
     if found is None:
         raise InputError(f'no logit module {kind!r} is registered; import the module that has it')
+    try:
+        inspect.signature(found).bind(**arguments)
+    except TypeError as error:
+        raise InputError(f'logit module {found.__name__}: {error}') from error
     return found
 
 
 def build_logit(logit: dict, in_channels: int) -> nn.Module:
-    """Build a logit module for a map of ``in_channels`` channels.
-
-    Args:
-        logit: its config; see :func:`logit_class`.
-        in_channels: channels of the map to pool.
-    """
+    """Build the logit module of a config, see :func:`logit_class`, for ``in_channels`` channels."""
     return MODELS.build(dict(logit, type=logit_class(logit), in_channels=in_channels))

@@ -68,6 +68,8 @@ class SGE(nn.Module):
         grouped = x.unflatten(1, (self.groups, -1))
         gate = torch.sigmoid(self._similarity(grouped) * self.weight + self.bias)
         output = grouped * gate.unsqueeze(2).to(x.dtype)
+        if torch.jit.is_tracing():  # which would write the shape of `_unsafe_view` down
+            return output.flatten(1, 2)
         # Not `view`: MMDetection's checkpointed blocks add to this in place, which PyTorch forbids
         # on a view that was made without gradients. Nothing else refers to the memory.
         return torch.ops.aten._unsafe_view(output, x.shape)
