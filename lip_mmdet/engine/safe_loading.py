@@ -69,7 +69,10 @@ def make_loading_safe() -> None:
         cls, filename: str, map_location: Any = None, logger: Any = 'current'
     ) -> dict[str, Any]:
         with _checked(filename):
-            return load(filename, map_location, logger)
+            content = load(filename, map_location, logger)
+        if not isinstance(content, dict):
+            raise InputError(f'{filename} holds no weights but a {type(content).__name__}')
+        return content
 
     load_checkpoint.__doc__ = load.__doc__
     load_checkpoint.checks_files = True
