@@ -149,12 +149,16 @@ def test_image_ids_by_file_name_number_or_quotes():
     for image in truth['images']:
         image['file_name'] = names[image['id']]
     for write in (str, names.get, lambda i: names[i][2:], lambda i: names[i][2:4],
-                  lambda i: int(names[i][2:4]), float):  # fmt: skip
+                  lambda i: int(names[i][2:4]), float, lambda i: f'/data/{names[i]}',
+                  lambda i: names[i][2:4] + '.jpg'):  # fmt: skip
         results = [dict(r, image_id=write(r['image_id'])) for r in RESULTS]
         checked = evaluation.ground_truth_from(truth, 'truth')
         found = evaluation.detections_from(results, checked, 'results')
         assert evaluation.figures(evaluation.evaluate(checked, found))['AP'] == expected
         assert write is float or 'mapped' in found.notes[0]
+    results = [dict(r, image_id=f'{n}/{names[r["image_id"]]}') for n, r in enumerate(RESULTS)]
+    with pytest.raises(InputError, match='another dataset'):  # two of them would be one image
+        notes(truth, results)
     truth['images'][2]['file_name'] = 'c/07.png'
     results = [dict(r, image_id=names[r['image_id']][2:4]) for r in RESULTS]
     with pytest.raises(InputError, match='more than one image'):
