@@ -208,6 +208,9 @@ def test_missing_and_cut_files_say_so(tmp_path, zipped):
         if zipped and hasattr(torch.serialization, 'get_safe_globals') and len(broken) > 600:
             with pytest.raises(InputError, match='is not a whole PyTorch checkpoint'):
                 check_checkpoint(path)
+    torch.save([1], whole, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(InputError, match='holds no weights but a list'):
+        load(whole)
     for judge in (load, check_checkpoint):
         with pytest.raises(InputError, match='no checkpoint at'):
             judge(tmp_path / 'nowhere.pth')

@@ -9,6 +9,7 @@ from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.hub import get_config
+from PIL import Image
 from shapes import make_shapes_dataset
 
 from lip_mmdet.engine.config_checks import _judged, check_data
@@ -92,7 +93,7 @@ def test_mmdetections_own_configs_agree_with_themselves(monkeypatch, tmp_path, n
     for split in ('train2017', 'val2017'):
         (tmp_path / 'data/coco' / split).mkdir()
         (annotations / f'instances_{split}.json').write_text(json.dumps(content))
-        (tmp_path / 'data/coco' / split / 'a.jpg').touch()
+        Image.new('RGB', (99, 99)).save(tmp_path / 'data/coco' / split / 'a.jpg')
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         checked(config, loader)
 
@@ -121,6 +122,9 @@ def test_mmdetections_own_configs_agree_with_themselves(monkeypatch, tmp_path, n
         ),
         (dict(num_classes=80), r'num_classes is 80, but train_dataloader.dataset has 3 classes'),
         (dict(metainfo=dict(), num_classes=3), 'no category "person"'),
+        (dict(metainfo=dict(classes=('square', 'square'))), 'has a name twice'),
+        (dict(ann_file=['train.json']), r'ann_file is \["train.json"\]; CocoDataset takes a str'),
+        (dict(data_prefix='images/'), 'data_prefix is "images/"; CocoDataset takes a dict'),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(data, change, message, wrapped):
@@ -157,19 +161,88 @@ def test_classes_are_numbered_as_each_dataset_does(data, kind, ids):
             checked(judge, 'train_dataloader')
 
 
-@pytest.mark.parametrize('images', [None, [], [dict(file_name='a')]])
-def test_a_metrics_own_annotations_need_images(data, images):
-    """The dataset's file is sound, and CocoMetric would score by another."""
+def scored_by(data, change, **metric):
+    """Return a config whose metric reads a changed copy of the dataset's file."""
     content = json.loads((data / 'train.json').read_text())
-    content.pop('images')
-    (data / 'own.json').write_text(
-        json.dumps(content if images is None else {**content, 'images': images})
+    change(content)
+    (data / 'own.json').write_text(json.dumps(content))
+    result = config(data)
+    result.val_dataloader = result.train_dataloader
+    result.val_evaluator = dict(type='CocoMetric', ann_file=str(data / 'own.json'), **metric)
+    return result
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda content: content.pop('images'), 'image'),
+        (lambda content: content.update(images=[]), 'image'),
+        (lambda content: content.update(images=[dict(file_name='a')]), 'image'),
+        # MMDetection ends in an AssertionError after an epoch.
+        (lambda content: content['images'].pop(), '1 of 2 images of .*train.json are not in .*own'),
+    ],
+)
+def test_a_metrics_own_annotations_list_the_datasets_images(data, change, message):
+    with pytest.raises(InputError, match=message):
+        checked(scored_by(data, change), 'val_dataloader')
+
+
+def test_images_that_are_scored_and_not_detected_on_are_counted(data):
+    more = scored_by(data, lambda content: content['images'].append(dict(id=9, file_name='a')))
+    (note,) = checked(more, 'val_dataloader')
+    assert note.startswith('warning: val_evaluator.ann_file: 1 images of annotation file')
+    more.val_dataloader.dataset = dict(
+        type='ConcatDataset', datasets=[more.val_dataloader.dataset, more.val_dataloader.dataset]
     )
+    assert not checked(more, 'val_dataloader')
+    more.val_evaluator.update(type='LIPCocoMetric', ann_file=str(data / 'val.json'))
+    assert 'detected there' in checked(more, 'val_dataloader')[0]
+
+
+def test_coco_metric_needs_masks_of_every_object_to_score_masks(data):
+    def bare(content):
+        for annotation in content['annotations']:
+            annotation['segmentation'] = []
+
+    checked(scored_by(data, bare), 'val_dataloader')
+    with pytest.raises(InputError, match='number 1 has segmentation'):
+        checked(scored_by(data, bare, metric=['bbox', 'segm']), 'val_dataloader')
+
+
+@pytest.mark.parametrize(
+    ('size', 'orientation', 'said'),
+    [
+        (1, 1, ''),
+        (1, 6, 'are not of the size listed'),  # shown turned by a quarter, and loaded so
+        (2, 1, 'are not of the size listed'),
+    ],
+)
+def test_images_are_of_the_listed_size_as_they_are_loaded(data, tmp_path, size, orientation, said):
     sound = config(data)
-    sound.val_dataloader = sound.train_dataloader
-    sound.val_evaluator = dict(type='CocoMetric', ann_file=str(data / 'own.json'))
-    with pytest.raises(InputError, match=r'own\.json: .*image'):
-        checked(sound, 'val_dataloader')
+    dataset = sound.train_dataloader.dataset
+    dataset.update(data_prefix=dict(img=str(tmp_path)), pipeline=[dict(type='LoadImageFromFile')])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for path in (data / 'images').iterdir():
+        width, height = Image.open(path).size
+        picture = Image.new('RGB', (size * (width + 8), size * height))
+        picture.save(tmp_path / path.name, format='JPEG', exif=exif)
+    content = json.loads((data / 'train.json').read_text())
+    for image in content['images']:
+        image['width'] += 8
+    (data / 'wide.json').write_text(json.dumps(content))
+    dataset.ann_file = 'wide.json'
+    notes = [note for note in checked(sound, 'train_dataloader') if note.startswith('warning')]
+    assert len(notes) == bool(said) and all(said in note for note in notes)
+    loaded = DATASETS.build(dataset)[0]['img'].shape[:2]
+    listed = (content['images'][0]['height'], content['images'][0]['width'])
+    assert (loaded == listed) == (not said)
+
+    next(tmp_path.iterdir()).write_text('<html>')
+    with pytest.raises(InputError, match='cannot be read, it is no picture or cut short'):
+        for name in ('train.json', 'val.json'):
+            dataset.ann_file = name
+            checked(sound, 'train_dataloader')
 
 
 def test_ids_that_cannot_be_sorted(data):

@@ -30,6 +30,7 @@ _SCORING = (
     'out_json', 'out_csv', 'out_md', 'report',
 )  # fmt: skip
 
+_MOST = 2**31  # of what is counted
 _STDOUT = ('/dev/stdout', '/dev/fd/1', '/proc/self/fd/1')
 
 if TYPE_CHECKING:
@@ -169,11 +170,12 @@ def check_combination(args: argparse.Namespace) -> None:
     evaluation.choose_backend(args.backend)
     if args.images and not Path(args.images).is_dir():
         raise InputError(f'--images {args.images} is not a folder; name the one with the images')
-    for name, least in (('resamples', 1), ('seed', 0), ('max_dets', 1)):
+    for name, least in (('resamples', 1), ('seed', 0), ('max_dets', 1), ('category_shift', -_MOST)):
         value = getattr(args, name)
-        if value < least:
+        if not least <= value <= _MOST:
             option = name.replace('_', '-')
-            raise InputError(f'--{option} is {value}; it has to be at least {least}')
+            limit = f'at least {least}' if value < least else f'at most {_MOST}'
+            raise InputError(f'--{option} is {value}; it has to be {limit}')
 
 
 def run_inference(args: argparse.Namespace) -> DetectionFiles | None:
@@ -189,6 +191,8 @@ def run_inference(args: argparse.Namespace) -> DetectionFiles | None:
 
     parser = argparse.ArgumentParser()
     parser.add_argument('--cfg-options', nargs='*', action=DictAction)
+    if not all('=' in option for option in args.cfg_options):
+        raise InputError(f'--cfg-options takes KEY=VALUE, not {" ".join(args.cfg_options)}')
     keep_freed_memory()
     return detect(
         args.config,

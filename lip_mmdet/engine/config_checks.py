@@ -7,8 +7,6 @@ MMDetection another way. It judges by MMDetection's own rules what :mod:`lip_mmd
 from __future__ import annotations
 
 import os.path as osp
-import random
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Iterator, Sequence
 
 from mmdet.datasets import CocoDataset, Objects365V1Dataset, Objects365V2Dataset
@@ -17,7 +15,9 @@ from mmdet.registry import DATASETS, METRICS
 from mmengine.config import Config, ConfigDict
 from mmengine.fileio import list_from_file
 
+from lip_mmdet.engine.class_checks import check_num_classes, check_order
 from lip_mmdet.engine.coco_metric import LIPCocoMetric
+from lip_mmdet.engine.image_checks import check_images
 from lip_mmdet.errors import InputError
 from lip_mmdet.evaluation.coco_file import CocoFile, read_categories, read_coco
 from lip_mmdet.evaluation.ground_truth import ground_truth_of
@@ -29,12 +29,11 @@ from lip_mmdet.evaluation.loader_view import (
     loader_view,
     names_in_order,
 )
+from lip_mmdet.evaluation.numbering import Numbering
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-# The heads whose `num_classes` counts the classes of the dataset.
-_HEADS = ('bbox_head', 'mask_head')
-# Up to this many images all are looked for, beyond it a sample of so many.
-_ALL_IMAGES, _SAMPLE = 20_000, 2_000
+# What CocoDataset takes for them.
+_TYPES = dict(data_root=str, ann_file=str, data_prefix=dict, metainfo=dict, filter_cfg=dict)
 # What was judged in this process, so that a tool and the hook say nothing twice.
 _judged: set[str] = set()
 
@@ -67,8 +66,9 @@ def check_data(config: Config, *loaders: str) -> list[str]:
     files: dict[str, CocoFile] = {}
     for loader in loaders:
         boxes, views = 0, []
-        for where, dataset in _datasets((config.get(loader) or {}).get('dataset'), loader):
-            reason = _left_to_mmdetection(dataset, model)
+        datasets = list(_datasets((config.get(loader) or {}).get('dataset'), loader))
+        for where, dataset in datasets:
+            reason = _left_to_mmdetection(dataset, model, where)
             if reason:
                 notes.append(f'note: {where} {reason}: its data are left to MMDetection')
                 views.append(None)
@@ -77,8 +77,8 @@ def check_data(config: Config, *loaders: str) -> list[str]:
             file = files[path] = files.get(path) or read_coco(path)
             check_categories(file)
             _check_same_numbers(config, loader, path, file, dataset)
-            notes += _check_order(file, classes, where, _by_id(dataset))
-            _check_num_classes(model, classes, where)
+            notes += check_order(file, classes, where, _by_id(dataset))
+            check_num_classes(model, classes, where)
             if _kind(dataset) is Objects365V2Dataset:  # renames images and leaves some out
                 notes.append(f'note: {where}: boxes of Objects365 V2 are left to MMDetection')
                 views.append(None)
@@ -96,11 +96,13 @@ def check_data(config: Config, *loaders: str) -> list[str]:
                 notes += _told(view, where, path)
                 boxes += view.boxes
             views.append(view)
-            _check_images(view, images, dataset, where)
+            notes += check_images(view, images, dataset, where)
             if not view.file_names and dataset.get('serialize_data', True):
                 what = 'nothing to train on' if training else 'no image to load'
                 raise InputError(f'{where}: {what} in {path}: {_reasons(view)} left out')
-            _check_scored(config, loader, path, file, classes, _by_id(dataset), files)
+            notes += _check_scored(
+                config, loader, path, file, classes, _by_id(dataset), files, len(datasets) == 1
+            )
         if loader == 'train_dataloader' and views and None not in views and not boxes:
             reasons = '; '.join(_reasons(view) for view in views)
             raise InputError(f'{loader}: nothing to train on: {reasons} left out')
@@ -133,9 +135,14 @@ def _by_id(dataset: ConfigDict) -> bool:
     return _kind(dataset) is Objects365V1Dataset
 
 
-def _left_to_mmdetection(dataset: ConfigDict, model: ConfigDict) -> str:
+def _left_to_mmdetection(dataset: ConfigDict, model: ConfigDict, where: str) -> str:
     if _kind(dataset) not in (CocoDataset, Objects365V1Dataset, Objects365V2Dataset):
         return f'is a {dataset.get("type")}'
+    for key, kind in _TYPES.items():
+        if not isinstance(dataset.get(key), (kind, type(None))):
+            raise InputError(
+                f'{where}.{key} is {shown(dataset[key])}; {dataset.type} takes a {kind.__name__}'
+            )
     if dataset.get('backend_args'):
         return 'has backend_args'
     if 'language_model' in model:
@@ -184,59 +191,6 @@ def config_classes(config: Config, loader: str) -> tuple[str, ...] | None:
     return None
 
 
-def _check_num_classes(model: ConfigDict, classes: tuple[str, ...], where: str) -> None:
-    for path, number in _num_classes(model, 'model'):
-        if number != len(classes):
-            raise InputError(
-                f'{path}.num_classes is {number}, but {where} has {len(classes)} classes; '
-                'make them agree (metainfo.classes lists the names)'
-            )
-
-
-def _num_classes(config: ConfigDict | list, path: str) -> Iterator[tuple[str, int]]:
-    """Yield each ``num_classes`` of the heads that classify objects, with the path to its dict."""
-    if isinstance(config, (list, tuple)):
-        for i, item in enumerate(config):
-            yield from _num_classes(item, f'{path}[{i}]')
-    elif isinstance(config, dict):
-        head = path.rpartition('.')[2].partition('[')[0] in _HEADS
-        if head and isinstance(config.get('num_classes'), int):
-            yield path, config['num_classes']
-        for key, value in config.items():
-            yield from _num_classes(value, f'{path}.{key}')
-
-
-def _check_order(file: CocoFile, classes: Sequence[str], where: str, by_id: bool) -> list[str]:
-    """Check that label k, the file's k-th category among the classes, has the k-th class's name."""
-    order = names_in_order(file.categories, classes, by_id)
-    twice = next((name for name in order if order.count(name) > 1), None)
-    ids = file.categories['id']
-    if twice is not None:
-        raise InputError(
-            f'{file.source} has more than one category {shown(twice)}, so that labels would stand '
-            'for other classes; merge them or rename one'
-        )
-    if len(set(map(repr, ids))) < len(ids):
-        raise InputError(f'{file.source}: category ids occur again; number the categories anew')
-    if order == list(classes[: len(order)]) and order:
-        missing = classes[len(order) :]
-        return [
-            f'warning: {where}: {file.source} has no category {", ".join(map(shown, missing[:5]))}'
-        ] if missing else []  # fmt: skip
-    unknown = [name for name in classes if name not in order]
-    if unknown:
-        names = file.categories['name']
-        raise InputError(
-            f'{file.source} has no category {", ".join(map(shown, unknown[:5]))}; it has '
-            f'{", ".join(map(shown, names[:10]))}: set {where}.metainfo.classes'
-        )
-    raise InputError(
-        f'{where}.metainfo.classes has another order than the categories of {file.source}, by '
-        'which MMDetection numbers labels, so that names would be swapped: write classes = '
-        f'{tuple(order)}'
-    )
-
-
 def _check_same_numbers(
     config: Config, loader: str, path: str, file: CocoFile, dataset: ConfigDict
 ) -> None:
@@ -247,7 +201,7 @@ def _check_same_numbers(
         for where, other in _datasets(
             (config.get(other_loader) or {}).get('dataset'), other_loader
         ):
-            if _left_to_mmdetection(other, config.get('model') or {}):
+            if _left_to_mmdetection(other, config.get('model') or {}, where):
                 continue
             other_path = osp.join(other.get('data_root') or '', other.get('ann_file') or '')
             if other_path == path or not osp.isfile(other_path):
@@ -273,9 +227,10 @@ def _check_scored(
     classes: Sequence[str],
     by_id: bool,
     files: dict[str, CocoFile],
-) -> None:
+    alone: bool,
+) -> list[str]:
     """Check the file that a loader's predictions are scored with, as its metric reads it."""
-    evaluators = config.get(_evaluator(loader)) or []
+    notes, evaluators = [], config.get(_evaluator(loader)) or []
     for metric in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
         kind = metric.get('type')
         kind = METRICS.get(kind) if isinstance(kind, str) else kind
@@ -288,36 +243,43 @@ def _check_scored(
         if osp.realpath(ann_file) != osp.realpath(path):
             scored = files[ann_file] = files.get(ann_file) or read_coco(ann_file)
             check_categories(scored)
-            _check_order(scored, classes, _evaluator(loader), by_id)
+            check_order(scored, classes, _evaluator(loader), by_id)
         if metric.get('format_only'):
             continue
         if kind is LIPCocoMetric:
             ground_truth_of(scored)
         else:
-            check_scorable(scored, classes)
+            check_scorable(scored, classes, masks='segm' in metric.get('metric', 'bbox'))
+        if scored is not file:
+            where = f'{_evaluator(loader)}.ann_file'
+            notes += _check_same_images(file, scored, where, kind is CocoMetric, alone)
+    return notes
 
 
-def _check_images(view: LoaderView, folder: str, dataset: ConfigDict, where: str) -> None:
-    """Check that the images are there, if the pipeline reads them from a local disk."""
-    steps = [str(step.get('type')).rpartition('.')[2] for step in dataset.get('pipeline') or []]
-    if 'LoadImageFromFile' not in steps:
-        return
-    step = dataset['pipeline'][steps.index('LoadImageFromFile')]
-    if step.get('backend_args') or step.get('ignore_empty'):
-        return
-    names = view.file_names
-    if len(names) > _ALL_IMAGES:
-        names = [names[0], *random.Random(0).sample(names, _SAMPLE)]
-    with ThreadPoolExecutor(32) as pool:
-        there = list(pool.map(osp.isfile, [osp.join(folder, name) for name in names]))
-    if all(there):
-        return
-    count = there.count(False)
-    looked = '' if len(names) == len(view.file_names) else ' looked for'
-    raise InputError(
-        f'{where}: no image {osp.join(folder, names[there.index(False)])}; {count} of {len(names)} '
-        f'images{looked} are missing: put them there or set {where}.data_prefix.img'
-    )
+def _check_same_images(
+    file: CocoFile, scored: CocoFile, key: str, all_known: bool, alone: bool
+) -> list[str]:
+    """Check that the images detected on are those scored, where two files list them.
+
+    Args:
+        all_known: whether the metric stops at an image that it does not know.
+        alone: whether all images that are detected on are in ``file``.
+    """
+    ids, known = Numbering(scored.images).of(file.images, 'id')
+    unknown, unseen = int((~known).sum()), len(scored.images) - len(set(ids[known].tolist()))
+    if unknown and (all_known or not known.any()):
+        raise InputError(
+            f'{unknown} of {len(known)} images of {file.source} are not in {scored.source}, by '
+            f'which they are to be scored: set {key} to the file of the dataset'
+        )
+    return [
+        f'warning: {key}: {count} images of {one.source} are not in {other.source}: {what}'
+        for count, one, other, what in (
+            (unknown, file, scored, 'what is detected there does not count'),
+            (unseen * alone, scored, file, 'their objects count as missed'),
+        )
+        if count
+    ]
 
 
 def _told(view: LoaderView, where: str, path: str) -> list[str]:

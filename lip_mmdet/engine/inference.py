@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from lip_mmdet.errors import InputError
@@ -56,30 +57,22 @@ def detect(
         InputError: the config, its test data or the checkpoint is missing or unusable, or the
             model gives no masks.
     """
-    config_path = Path(config_path)
-    if not config_path.is_file():
-        raise InputError(f'config {config_path} does not exist; check the path')
-    from mmengine.config import Config
     from mmengine.dist import is_main_process
 
     from lip_mmdet.engine.checkpoint_fit import CheckpointFitHook
     from lip_mmdet.engine.config_checks import config_classes
-    from lip_mmdet.engine.mmdet_tools import say_and_check_data
+    from lip_mmdet.engine.mmdet_tools import read_config, say_and_check_data
     from lip_mmdet.engine.runner import TerseRunner
     from lip_mmdet.engine.safe_loading import check_checkpoint
 
+    config_path = Path(config_path)
+    config = read_config(SimpleNamespace(config=config_path, cfg_options=cfg_options))
     check_checkpoint(checkpoint)
-    config = Config.fromfile(config_path)
-    if cfg_options:
-        config.merge_from_dict(cfg_options)
     work_dir = Path(work_dir or config.get('work_dir') or f'work_dirs/{config_path.stem}')
     dataset = _coco_dataset(config)
     if ann_file is not None:
         _replace_data(dataset, ann_file, image_folder)
     ann_file = _ann_file(config, dataset)
-    # Scoring reads the file by its own rules, so the config's metric is not asked.
-    config.test_evaluator = []
-    say_and_check_data(config, 'test_dataloader')
     prefix = work_dir / f'{Path(checkpoint).stem}_{ann_file.stem}'
 
     config.launcher = launcher
@@ -88,6 +81,8 @@ def detect(
     config.test_evaluator = dict(
         type='CocoMetric', ann_file=str(ann_file), format_only=True, outfile_prefix=str(prefix)
     )
+    # Scoring reads the file by its own rules, so the config's own metric is not asked.
+    say_and_check_data(config, 'test_dataloader')
     if launcher != 'none':
         from lip_mmdet.engine.launch import join_processes_on_cpu
 

@@ -222,8 +222,9 @@ def _images(records: Records, truth: GroundTruth) -> tuple[np.ndarray, np.ndarra
     if known.all():
         return numbers, known, []
     own = [str(plain(value)) for value in list(records['image_id'])]
+    own_bases = [_base(text) for text in own]
     names = [truth.file_names[number] for number in truth.image_ids.tolist()]
-    bases = [name.replace('\\', '/').rpartition('/')[2] for name in names]
+    bases = [_base(name) for name in names]
     stems, base_stems = ([os.path.splitext(name)[0] for name in of] for of in (names, bases))
     # What image ids may be instead.
     keys_of_images = {
@@ -235,10 +236,14 @@ def _images(records: Records, truth: GroundTruth) -> tuple[np.ndarray, np.ndarra
         'the numbers in file names': [_number(stem) for stem in base_stems],
     }
     for how, of_images in keys_of_images.items():
-        keys = [_number(key) for key in own] if how == 'the numbers in file names' else own
+        keys = {
+            'file names without folders': own_bases,
+            'file names without folders and ending': [os.path.splitext(b)[0] for b in own_bases],
+            'the numbers in file names': [_number(key) for key in own],
+        }.get(how, own)
         images = dict(zip(of_images, truth.image_ids.tolist()))
         found = np.array([key in images for key in keys])
-        if found.mean() <= max(0.5, known.mean()):
+        if found.mean() <= max(0.5, known.mean()) or len(set(keys)) < len(set(own)):
             continue
         counts = Counter(of_images)
         ambiguous = next((key for key in keys if counts[key] > 1), None)
@@ -250,6 +255,10 @@ def _images(records: Records, truth: GroundTruth) -> tuple[np.ndarray, np.ndarra
         note = f'note: {records.source}: the image ids are {how}; they are mapped to images so'
         return np.array([images.get(key, 0) for key in keys]), found, [note]
     return numbers, known, []
+
+
+def _base(name: str) -> str:
+    return name.replace('\\', '/').rpartition('/')[2]
 
 
 def _number(text: str) -> str:

@@ -6,6 +6,7 @@ their class. A sample is enough, for a wrong reading finds next to nothing and t
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Callable
 
 import numpy as np
@@ -31,8 +32,9 @@ def _corners(boxes: np.ndarray) -> np.ndarray:
     return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
 
 
-# What else four numbers may mean, and how they become [x, y, width, height].
+# What four numbers may mean, and how they become [x, y, width, height].
 _READINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    '': lambda boxes: boxes,
     'centres, [cx, cy, width, height]': _yolo,
     'corners, [x1, y1, x2, y2] (xyxy)': _corners,
     '[y, x, height, width]': lambda boxes: boxes[:, [1, 0, 3, 2]],
@@ -59,37 +61,62 @@ class _Sample:
         objects = np.flatnonzero(np.isin(truth.image, self.image))
         self.object_image, self.object_category = truth.image[objects], truth.category[objects]
         self.objects = truth.boxes[objects]
+        whole = np.column_stack([self.image, self.category, self.boxes, detections.scores[rows]])
+        self.repeated = len(whole) - len(np.unique(whole, axis=0))
 
     def pairs(
-        self, boxes: np.ndarray | None, category: np.ndarray
+        self, boxes: np.ndarray | None, category: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return detections and the objects of their class with IoU 0.5, with all without boxes."""
+        """Return detections and the objects of their class with IoU 0.5.
+
+        Without boxes any IoU will do, without categories any class.
+        """
         overlap: Overlap = lambda detection, target: np.ones(len(detection))  # noqa: E731
         if boxes is not None:
             overlap = box_overlap(boxes, self.objects, np.zeros(len(self.objects), dtype=bool))
         detection, target, _ = find_pairs(self.image, self.object_image, overlap, 0.5)
+        if category is None:
+            return detection, target
         same = category[detection] == self.object_category[target]
         return detection[same], target[same]
 
+    def found(self, boxes: np.ndarray, category: np.ndarray) -> np.ndarray:
+        """Return which detections find an object of their class, read like this."""
+        return np.bincount(self.pairs(boxes, category)[0], minlength=len(self.image)) > 0
+
     def hits(self, boxes: np.ndarray, category: np.ndarray) -> float:
-        """Return the share of detections that find an object of their class, read like this."""
-        # One wrong box can find an object by chance.
-        number = len(np.unique(self.pairs(boxes, category)[0]))
-        return number / len(self.image) if number > 1 else 0.0
+        """Return the share of detections that :meth:`found` returns."""
+        return _share(self.found(boxes, category))
+
+
+def _share(found: np.ndarray) -> float:
+    # One wrong box can find an object by chance.
+    return found.mean() if found.sum() > 1 else 0.0
 
 
 def results_hints(detections: Detections, truth: GroundTruth) -> list[str]:
     """Return a warning where results, read another way, fit the annotations far better.
+
+    Or one where they fit in no way, or hold detections twice.
 
     Args:
         detections: those in known images, whatever their class.
         truth: the annotations.
     """
     sample = _Sample(detections, truth)
-    as_given = sample.hits(sample.boxes, sample.category)
-    if len(sample.image) < 2 or as_given > 0.3:
-        return []
-    found = _class_hint(sample, truth, as_given) or _box_hint(sample, as_given)
+    given = sample.found(sample.boxes, sample.category)
+    found = len(given) > 1 and _class_hint(sample, truth, given)
+    if not found and len(given) > 1 and _share(given) <= 0.3:
+        found = (
+            _box_hint(sample, _share(given))
+            or _image_hint(detections, truth, _share(given))
+            or _no_hit(sample, truth, given)
+        )
+    if not found and sample.repeated > max(1, 0.2 * len(sample.image)):
+        found = (
+            f'{sample.repeated} of the {len(sample.image)} best-scored detections repeat another '
+            'in image, class, box and score: were files put together?'
+        )
     return [f'warning: {detections.source}: {found}'] if found else []
 
 
@@ -97,7 +124,7 @@ def _far_better(hits: float, as_given: float) -> bool:
     return hits >= 0.3 and hits > 3 * as_given
 
 
-def _class_hint(sample: _Sample, truth: GroundTruth, as_given: float) -> str:
+def _class_hint(sample: _Sample, truth: GroundTruth, given: np.ndarray) -> str:
     known = truth.category_ids
     readings = {}
     for shift, word in ((1, 'added'), (-1, 'subtracted')):
@@ -113,45 +140,91 @@ def _class_hint(sample: _Sample, truth: GroundTruth, as_given: float) -> str:
             f'the class ids fit the annotations far better as positions, counted from {first}, in '
             f'the sorted list of categories; if so, --category-positions {first} scores them so'
         ] = np.where(valid, known[np.clip(position, 0, len(known) - 1)], 2**62)
-    hits = {hint: sample.hits(sample.boxes, category) for hint, category in readings.items()}
-    best = max(hits, key=hits.get)
-    return best if _far_better(hits[best], as_given) else ''
+    best, most = '', 0
+    for hint, category in readings.items():
+        found = sample.found(sample.boxes, category)
+        other = category != sample.category  # where readings agree they are no evidence
+        evident = found[other].sum() >= 0.1 * len(found)
+        if evident and _far_better(_share(found[other]), _share(given[other])):
+            best, most = max((best, most), (hint, found.sum()), key=lambda pair: pair[1])
+    # Of each class id the class of most objects that its boxes lie on.
+    detection, target = sample.pairs(sample.boxes, None)
+    lies_on = np.stack([sample.category[detection], sample.object_category[target]])
+    lies_on, count = np.unique(lies_on, axis=1, return_counts=True)
+    meant = dict(lies_on[:, np.argsort(count, kind='stable')].T.tolist())
+    of_most = np.array([meant.get(i, i) for i in sample.category.tolist()])
+    found = sample.found(sample.boxes, of_most)
+    consistent = found.sum() > max(2, 1.2 * most, 0.7 * len(np.unique(detection)))
+    if consistent and _far_better(_share(found), _share(given)):
+        pairs = [f'{i} on {of}' for i, of in sorted(meant.items()) if i != of]
+        listed = f'{", ".join(pairs[:3])}{", ..." if len(pairs) > 3 else ""}'
+        best = (
+            f'the boxes lie on objects of other classes, those of category id {listed}: are the '
+            'class ids those of the annotations?'
+        )
+    return best
 
 
 def _box_hint(sample: _Sample, as_given: float) -> str:
     sizes = np.tile(sample.sizes, 2)
-    readings = {
-        f'the boxes look like {name}': read(sample.boxes) for name, read in _READINGS.items()
-    }
-    if np.median(np.abs(sample.boxes)) <= 1 and np.isfinite(sizes).all():
-        fractions = 'the boxes look like fractions of the image'
-        readings[fractions] = sample.boxes * sizes
-        for name, read in _READINGS.items():
-            readings[f'{fractions}, as {name}'] = read(sample.boxes) * sizes
-    hits = {hint: sample.hits(boxes, sample.category) for hint, boxes in readings.items()}
-    hint = max(hits, key=hits.get)
-    best = hits[hint]
-    if not _far_better(best, as_given):
-        factor = _common_factor(sample)
-        best = sample.hits(sample.boxes * factor, sample.category)
-        hint = (
-            f'the boxes look like those of resized images: times {factor:.4g} they fit far better'
-        )
+    detection, target = sample.pairs(None, sample.category)
+    best, hint = 0.0, ''
+    for resized in (False, True):
+        for fractions in (False, True) if np.isfinite(sizes).all() else (False,):
+            for name, read in _READINGS.items():
+                boxes = read(sample.boxes) * (sizes if fractions else 1)
+                factor = 1.0
+                if resized:
+                    factor = _common_factor(boxes[detection], sample.objects[target])
+                hits = sample.hits(boxes * factor, sample.category)
+                if hits <= 1.1 * best:  # of several that fit the simplest
+                    continue
+                kinds = []
+                if fractions:
+                    times = f' times about {1 / factor:.4g}' if resized else ''
+                    kinds = [f'fractions of the image{times}']
+                elif resized:
+                    kinds = [f'those of resized images: times {factor:.4g} they fit far better']
+                best, hint = hits, ', as '.join(kinds + [name] * bool(name))
     if not _far_better(best, as_given):
         return ''
-    return f'{hint}; convert them to [x, y, width, height] in pixels of the original image'
+    return (
+        f'the boxes look like {hint}; convert them to [x, y, width, height] in pixels of the '
+        'original image'
+    )
 
 
-def _common_factor(sample: _Sample) -> float:
+def _common_factor(boxes: np.ndarray, objects: np.ndarray) -> float:
     """Return the factor on all boxes that most pairs of one class agree on."""
-    detection, target = sample.pairs(None, sample.category)
-    boxes, objects = sample.boxes[detection], sample.objects[target]
     good = (boxes[:, 2:] > 0).all(axis=1) & (objects[:, 2:] > 0).all(axis=1)
     boxes, objects = boxes[good], objects[good]
     factor = np.sqrt(np.prod(objects[:, 2:], axis=1) / np.prod(boxes[:, 2:], axis=1))
     pairs, crowd = np.arange(len(boxes)), np.zeros(len(boxes), dtype=bool)
     alike = box_overlap(boxes * factor[:, None], objects, crowd)(pairs, pairs) > 0.6
-    return float(np.median(factor[alike])) if alike.sum() > 1 else 1.0
+    return float(np.median(factor[alike])) if alike.sum() > 2 else 1.0
+
+
+def _image_hint(detections: Detections, truth: GroundTruth, as_given: float) -> str:
+    place = np.searchsorted(truth.image_ids, detections.image)
+    for step, which in ((1, 'next'), (-1, 'previous')):
+        image = truth.image_ids.take(place + step, mode='clip')
+        moved = _Sample(replace(detections, image=image), truth)
+        if _far_better(moved.hits(moved.boxes, moved.category), as_given):
+            return (
+                f'the boxes fit those of the {which} image id far better: are the image ids '
+                'shifted by one?'
+            )
+    return ''
+
+
+def _no_hit(sample: _Sample, truth: GroundTruth, given: np.ndarray) -> str:
+    number = np.isin(sample.category, truth.category_ids).sum()
+    if number < 10 or given.sum() >= 0.05 * number:
+        return ''
+    return (
+        f'of the {number} best-scored detections {given.sum() or "none"} have IoU 0.5 with an '
+        'object of their class: do image ids, class ids, boxes and scores mean what they should?'
+    )
 
 
 def notes_on(detections: Detections, truth: GroundTruth, max_dets: int = 100) -> list[str]:
@@ -207,13 +280,15 @@ def dropped(detections: Detections, truth: GroundTruth, limit: int) -> list[str]
 
 
 def corners_in_truth(boxes: np.ndarray, sizes: np.ndarray, source: str) -> list[str]:
-    """Return a warning where annotations leave their images, but fit in them read as corners.
+    """Return a warning where annotations fit in their images only if read as corners or fractions.
 
     Args:
         boxes: supposedly [x, y, width, height] in pixels, shape (boxes, 4).
         sizes: width and height of each box's image, NaN where unknown, shape (boxes, 2).
         source: how the message names the file.
     """
+    if len(boxes) > 1 and boxes.max() <= 1:
+        return [f'warning: {source}: the boxes look like fractions of the image; write pixels']
     with np.errstate(over='ignore'):
         outside = (boxes[:, :2] + boxes[:, 2:] > sizes + _MARGIN).any(axis=1)
     fits = ((boxes[:, 2:] >= boxes[:, :2]) & (boxes[:, 2:] <= sizes + _MARGIN)).all(axis=1)

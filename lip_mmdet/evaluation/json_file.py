@@ -17,6 +17,8 @@ from lip_mmdet.errors import InputError
 _FOREIGN = (
     (b'PK\x03\x04', 'it is a zip archive; unpack it first'),
     (b'\x80', 'it looks like a pickle, such as MMDetection writes with --out; score COCO JSON'),
+    (b'<', 'it is HTML or XML; fetch the file itself, or convert it to COCO JSON'),
+    (b'version https://git-lfs', 'it is a pointer of Git LFS; git lfs pull fetches the file'),
     (b'\x89PNG', 'it is a picture'),
     (b'\xff\xd8\xff', 'it is a picture'),
 )
@@ -140,8 +142,12 @@ def parsed(content: bytes, source: str) -> Any:
     try:
         return json.loads(content)
     except json.JSONDecodeError as error:
-        truncated = error.pos >= len(error.doc.rstrip()) - 1 or 'Unterminated' in error.msg
-        reason = 'it ends in the middle, so it is probably truncated' if truncated else error.msg
+        reason = error.msg
+        rest = error.doc[error.pos :].strip()
+        if (len(rest) < 2 and rest not in (']', '}')) or 'Unterminated' in reason:
+            reason = 'it ends in the middle, so it is probably truncated'
+        elif reason == 'Extra data':
+            reason = 'a second text begins, as in JSON lines; write one list or object'
         raise InputError(
             f'{source} is not valid JSON, line {error.lineno} column {error.colno}: {reason}'
         ) from None

@@ -42,7 +42,7 @@ class LoaderView:
 
     Attributes:
         image_count: images listed.
-        file_names: of the images handed out.
+        file_names, sizes: of the images handed out; width and height in pixels, or None.
         background: images handed out that show no box.
         boxes, crowds: handed out, to find and to ignore.
         box_count: boxes of the classes in the file.
@@ -53,6 +53,7 @@ class LoaderView:
 
     image_count: int
     file_names: list[str]
+    sizes: list[tuple[float, float] | None]
     background: int
     boxes: int
     crowds: int
@@ -145,6 +146,10 @@ def loader_view(
     return LoaderView(
         image_count=len(images.rows),
         file_names=[file.images['file_name'][images.rows[p]] for p in handed.tolist()],
+        sizes=[
+            (images.width[p], images.height[p]) if images.sized[p] else None
+            for p in handed.tolist()
+        ],
         background=int((~np.isin(handed, place[kept])).sum()),
         boxes=int(times[kept & ~crowd].sum()),
         crowds=int(times[kept & crowd].sum()),
@@ -180,10 +185,11 @@ def check_categories(file: CocoFile) -> None:
     _need(file.categories, 'id', 'name')
 
 
-def check_scorable(file: CocoFile, classes: Sequence[str]) -> None:
+def check_scorable(file: CocoFile, classes: Sequence[str], masks: bool = False) -> None:
     """Raise InputError for annotations of the classes that `CocoMetric` cannot score.
 
-    It needs more than training does: ``iscrowd`` and ``area`` of every object.
+    It needs more than training does: ``iscrowd`` and ``area`` of every object, and its mask where
+    masks are scored.
     """
     _check_images(file)
     _need(file.images, 'id')
@@ -198,6 +204,7 @@ def check_scorable(file: CocoFile, classes: Sequence[str]) -> None:
         ('iscrowd', lambda value: not _converts(int, value)),
         ('area', lambda value: not _is_real(value)),
         ('id', lambda value: value is not None and not _converts(float, value)),
+        ('segmentation', lambda there: masks and not there),
     ):
         objects.refuse(key, unfit, advice, rows)
 

@@ -13,6 +13,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from lip_mmdet.evaluation.coco_file import Records
+from lip_mmdet.evaluation.numbering import plain
 
 # Codes that are looked at together.
 _BLOCK = 4096
@@ -101,7 +102,8 @@ def masks_of(
 def _from_rle(value: dict) -> dict | None:
     """Return a compressed code of sound types; None where there is none."""
     size, counts = value.get('size'), value.get('counts')
-    if not isinstance(size, (list, tuple)) or [type(side) for side in size] != [int, int]:
+    size = [plain(side) for side in size] if isinstance(size, (list, tuple)) else []
+    if [type(side) for side in size] != [int, int]:
         return None
     if min(size) < 1 or size[0] * size[1] >= _MOST_PIXELS:
         return None
@@ -118,7 +120,9 @@ def _from_rle(value: dict) -> dict | None:
 
 def _from_polygons(value: Any, size: list[int]) -> dict | None:
     """Return the union of polygons [x, y, x, y, ...] as a code; None where they are none."""
-    if not isinstance(value, list) or not value:
+    # Parts without corners draw nothing.
+    value = [part for part in value if part != []] if isinstance(value, list) else []
+    if not value:
         return None
     for polygon in value:
         if not isinstance(polygon, list) or set(map(type, polygon)) - {int, float}:

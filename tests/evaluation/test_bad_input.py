@@ -58,6 +58,7 @@ BAD_TRUTH = {
     'empty': ('', 'is empty'),
     'blank': (' \n ', 'is empty'),
     'truncated': (json.dumps(TRUTH)[:-40], 'truncated'),
+    'a comma too many': (json.dumps(TRUTH)[:-1] + ',}', 'double quotes'),
     'truncated in a string': (json.dumps(TRUTH)[:60], 'not valid JSON'),
     'no JSON': ('images: 3', 'not valid JSON'),
     'nested too deeply': (DEEP, 'nested too deeply'),
@@ -86,6 +87,10 @@ BAD_TRUTH = {
 BAD_RESULTS = {
     'empty': ('', 'is empty'),
     'truncated': (json.dumps(RESULTS)[:-30], 'truncated'),
+    'a comma too many': (json.dumps(RESULTS)[:-1] + ',]', 'Expecting value'),
+    'JSON lines': ('\n'.join(map(json.dumps, RESULTS)), 'a second text begins'),
+    'a page': ('<!DOCTYPE html>', 'HTML'),
+    'a pointer': ('version https://git-lfs.github.com/spec/v1', 'git lfs pull'),
     'truncated after a record': (json.dumps(RESULTS).rpartition(',')[0], 'truncated'),
     'no text': (b'[\xff\xfe\x00\x01\x80'.decode('latin-1'), 'not'),
     'nested too deeply': (DEEP, 'nested too deeply'),
@@ -268,6 +273,8 @@ def test_arguments_that_make_no_sense_are_refused(monkeypatch, capsys, tmp_path)
         (('--ann', 'a', '--results', 'r', '--resamples', '0'), 'at least 1'),
         (('--ann', 'a', '--results', 'r', '--seed', '-1'), 'at least 0'),
         (('--ann', 'a', '--results', 'r', '--max-dets', '0'), 'at least 1'),
+        (('--ann', 'a', '--results', 'r', '--max-dets', '9' * 30), 'at most'),
+        (('--ann', 'a', '--results', 'r', '--category-shift', '9' * 30), 'at most'),
         (
             ('--ann', 'a', '--results', 'r', '--submission', 'd', '--alg', 'x', '--baseline', 'b'),
             '--submission does not use --baseline',

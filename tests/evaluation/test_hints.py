@@ -51,6 +51,8 @@ def notes(truth, results, **options):
         dict(noise=0.3, found=0.6),  # a poor one
         dict(noise=0.05, categories=1),
         dict(noise=0.05, first=0, found=0.95, false=30),
+        dict(noise=0.05, objects=1, images=1),
+        dict(noise=0.05, objects=8, images=4, false=0),
     ],
 )
 def test_good_results_of_five_detectors_get_no_warning(kind):
@@ -62,20 +64,46 @@ def test_good_results_of_five_detectors_get_no_warning(kind):
 BOXES = {
     'centres': lambda x, y, w, h: [x + w / 2, y + h / 2, w, h],
     'corners': lambda x, y, w, h: [x, y, x + w, y + h],
-    'fractions': lambda x, y, w, h: [x / 640, y / 640, w / 640, h / 640],
+    'fractions': lambda x, y, w, h: [x / 640, y / 480, w / 640, h / 480],
     'fractions of the image, as centres': lambda x, y, w, h: [
-        (x + w / 2) / 640, (y + h / 2) / 640, w / 640, h / 640,
+        (x + w / 2) / 640, (y + h / 2) / 480, w / 640, h / 480,
     ],
     '[y, x, height, width]': lambda x, y, w, h: [y, x, h, w],
     'times 0.5': lambda x, y, w, h: [2 * x, 2 * y, 2 * w, 2 * h],
+    'as corners': lambda x, y, w, h: [2 * x, 2 * y, 2 * (x + w), 2 * (y + h)],
+    'fractions of the image times': lambda x, y, w, h: [x, y * 4 / 3, w, h * 4 / 3],
+    'detections none have IoU': lambda x, y, w, h: [9999 - x, y, w, h],
 }  # fmt: skip
 
 
 @pytest.mark.parametrize('kind', BOXES)
 def test_boxes_of_another_format_are_named(kind):
     truth, results = detector(1, noise=0.02)
+    truth['images'] = [dict(image, height=480) for image in truth['images']]
     results = [dict(r, bbox=BOXES[kind](*r['bbox'])) for r in results]
     assert any(n.startswith('warning:') and kind in n for n in notes(truth, results))
+
+
+@pytest.mark.parametrize('first', [1, 101])
+def test_classes_in_another_order_are_named(first):
+    truth, results = detector(1, noise=0.02)
+    order = dict(zip(range(1, 7), (first + place for place in (3, 0, 4, 1, 5, 2))))
+    wrong = [dict(r, category_id=order[r['category_id']]) for r in results]
+    said = f'those of category id {first} on 2, {first + 1} on 4, {first + 2} on 6, ...'
+    if first == 1:
+        assert any(said in note for note in notes(truth, wrong))
+    else:
+        with pytest.raises(InputError, match=said):
+            notes(truth, wrong)
+
+
+def test_image_ids_shifted_by_one_and_repeated_results_are_named():
+    truth, results = detector(1, noise=0.02)
+    ids = sorted(image['id'] for image in truth['images'])
+    for step, said in ((-1, 'the next image id'), (1, 'the previous image id')):
+        moved = [dict(r, image_id=ids[(ids.index(r['image_id']) + step) % 60]) for r in results]
+        assert any(said in note for note in notes(truth, moved))
+    assert any('repeat another' in note for note in notes(truth, results * 2))
 
 
 @pytest.mark.parametrize('first', [0, 1])
@@ -88,6 +116,18 @@ def test_shifted_classes_are_named_and_mapped(first, shift):
     assert any(f'--category-shift {shift} ' in note for note in notes(truth, wrong))
     mapped = notes(truth, wrong, category_shift=shift)
     assert not any('warning' in note for note in mapped)
+
+
+def test_positions_of_which_the_first_are_ids_are_named():
+    """As the 80 classes of COCO counted without gaps, of which eleven are right by chance."""
+    truth, results = detector(4, noise=0.05, false=0)
+    for records in (truth['categories'], truth['annotations'], results):
+        for record in records:
+            key = 'id' if records is truth['categories'] else 'category_id'
+            record[key] += record[key] > 3
+    wrong = [dict(r, category_id=r['category_id'] - (r['category_id'] > 3)) for r in results]
+    assert any('--category-positions 1 ' in note for note in notes(truth, wrong))
+    assert not any('warning' in note for note in notes(truth, results))
 
 
 @pytest.mark.parametrize(('first', 'ids'), [(0, [0, 1, 3, 7]), (1, [1, 3, 4, 7])])
@@ -109,12 +149,16 @@ def test_image_ids_by_file_name_number_or_quotes():
     for image in truth['images']:
         image['file_name'] = names[image['id']]
     for write in (str, names.get, lambda i: names[i][2:], lambda i: names[i][2:4],
-                  lambda i: int(names[i][2:4]), float):  # fmt: skip
+                  lambda i: int(names[i][2:4]), float, lambda i: f'/data/{names[i]}',
+                  lambda i: names[i][2:4] + '.jpg'):  # fmt: skip
         results = [dict(r, image_id=write(r['image_id'])) for r in RESULTS]
         checked = evaluation.ground_truth_from(truth, 'truth')
         found = evaluation.detections_from(results, checked, 'results')
         assert evaluation.figures(evaluation.evaluate(checked, found))['AP'] == expected
         assert write is float or 'mapped' in found.notes[0]
+    results = [dict(r, image_id=f'{n}/{names[r["image_id"]]}') for n, r in enumerate(RESULTS)]
+    with pytest.raises(InputError, match='another dataset'):  # two of them would be one image
+        notes(truth, results)
     truth['images'][2]['file_name'] = 'c/07.png'
     results = [dict(r, image_id=names[r['image_id']][2:4]) for r in RESULTS]
     with pytest.raises(InputError, match='more than one image'):

@@ -55,6 +55,8 @@ def test_two_processes_give_the_figures_of_one(project):
     run(sys.executable, *launch, *tool, two / 'out.json', *options, folder=folder)
 
     first, second = (json.loads((part / 'out.json').read_text()) for part in (one, two))
+    for part in (first, second):
+        assert all('tiny_val.bbox.json' in note for note in part.pop('notes'))  # paths differ
     assert first['counts']['detections']['all'] == 100
     assert first == second
 
@@ -93,6 +95,11 @@ def test_a_missing_config_checkpoint_or_dataset_is_named(project):
         detect(folder / 'no.py', checkpoint)
     with pytest.raises(InputError, match=r'no\.pth'):
         detect(config, folder / 'no.pth')
+    (folder / 'cut.py').write_text('model = dict(')
+    with pytest.raises(InputError, match=r'cut\.py cannot be read'):
+        detect(folder / 'cut.py', checkpoint)
+    with pytest.raises(InputError, match='--cfg-options does not fit'):
+        detect(config, checkpoint, cfg_options={'model.backbone.depth.x': 1})
     with pytest.raises(InputError, match=r'elsewhere/val\.json'):
         detect(
             config,

@@ -153,7 +153,6 @@ BAD = {
     'no polygon in the list': [[]],
     'a box': [1, 2, 3, 4],
     'two corners': [[1, 2, 5, 9]],
-    'three corners and none': [[1, 2, 5, 9, 4, 4], []],
     'NaN': [[1, 2, float('nan'), 9, 4, 4]],
     'corners in quotes': [['1', '2', '5', '9', '4', '4']],
     'far away': [[1, 2, 1e300, 9, 4, 4]],
@@ -184,6 +183,16 @@ def test_what_is_no_mask_is_refused_with_its_number(tmp_path, side, name):
     noun = side[:-1] if side == 'annotations' else 'detection'
     assert status == 2 and err.count('\n') == 1 and f'{noun} number 2 has ' in err
     assert 'segmentation' in err and '(2 such of 3)' in err and len(err) < 500
+
+
+def test_sizes_as_floats_and_polygons_without_corners_are_scored(tmp_path):
+    truth = copy.deepcopy(TRUTH)
+    truth['annotations'][1]['segmentation'].append([])
+    results = [dict(r, segmentation=dict(RLE, size=[12.0, 16.0])) for r in RESULTS]
+    status, err, found = by_the_tool(tmp_path, truth, results, '--iou-type', 'segm')
+    assert status == 0 and not err
+    precision = coco_evaluation(truth, results, 'segm').eval['precision'][..., 0, -1]
+    assert found['AP'] == precision[precision > -1].mean()
 
 
 def test_polygons_in_results_or_without_an_image_size_are_refused(tmp_path):
