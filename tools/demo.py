@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument(
         '--quick',
         action='store_true',
-        help=f'{QUICK_EPOCHS} epochs; fails where AP50 is below {QUICK_FLOOR:.0%}',
+        help=f'{QUICK_EPOCHS} epochs; fails where AP50 is below {100 * QUICK_FLOOR:.0f} percent',
     )
     quick = parser.parse_args().quick
     os.chdir(ROOT)

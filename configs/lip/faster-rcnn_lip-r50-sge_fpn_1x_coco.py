@@ -1,7 +1,6 @@
 _base_ = './faster-rcnn_lip-r50_fpn_1x_coco.py'
 
-# SGE stands where training reaches it. The frozen first stage would keep it as it starts, which is
-# to shrink each residual branch of LIP-ResNet's weights by a quarter.
+# SGE stands where training reaches it: in the frozen first stage it would stay without effect.
 model = dict(
     backbone=dict(
         plugins=[

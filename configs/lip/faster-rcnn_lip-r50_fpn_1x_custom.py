@@ -1,6 +1,6 @@
 # Your own data in COCO format: copy this file to where you like, set the paths and the class names,
 # then train with
-#   python tools/train.py my_config.py
+#   python tools/train.py my_config.py --auto-scale-lr
 _base_ = __import__('lip_mmdet').config_path('lip/faster-rcnn_lip-r50_fpn_1x_coco.py')
 
 data_root = 'data/my_dataset/'

@@ -1,6 +1,7 @@
 # A trained ResNet detector becomes a LIP one in two epochs. Copy this file to where you like, set
 # the two lines below, then train with
 #   python tools/train.py my_upgrade.py
+# with --auto-scale-lr where the detector was trained with it.
 # What the same two epochs bring without LIP, to compare with:
 #   python tools/train.py my_upgrade.py --work-dir work_dirs/control \
 #       --cfg-options model.backbone.type=ResNet
@@ -12,6 +13,15 @@ custom_imports = dict(
     imports=[*_base_.get('custom_imports', {}).get('imports', []), 'lip_mmdet.plugin'],
     allow_failed_imports=False,
 )
+custom_hooks = [
+    *(
+        hook
+        for hook in _base_.get('custom_hooks', [])
+        if hook['type'] not in ('CheckDataHook', 'LIPResumeHook')
+    ),
+    dict(type='CheckDataHook'),
+    dict(type='LIPResumeHook'),
+]
 # The weights come from `load_from`, those of the backbone too.
 model = dict(backbone=dict(type='LIPResNet', init_cfg=None))
 optim_wrapper = dict(optimizer=dict(lr=_base_.optim_wrapper.optimizer.lr / 10))

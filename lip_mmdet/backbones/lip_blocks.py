@@ -66,7 +66,8 @@ class LIPBasicBlock(LIPBlock):
     """Basic block: LIP, then a 1x1 convolution, stand in for the strided first convolution.
 
     The paper has LIP in bottlenecks only; this places it the same way in the block of ResNet-18
-    and -34. Arguments as in :class:`LIPBottleneck`.
+    and -34. Arguments as in :class:`LIPBottleneck`, but for ``style``, ``dilation``, ``dcn`` and
+    ``plugins``.
     """
 
     expansion = BasicBlock.expansion
