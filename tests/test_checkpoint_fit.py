@@ -69,6 +69,11 @@ def test_a_checkpoint_that_fits_in_part_is_refused_unless_asked_for(project):
     options = ('--work-dir', 'tuned', '--cfg-options', 'load_from=run/epoch_1.pth')
     done = run_tool('train.py', 'plain.py', *options, folder=project)
     assert 'tensors loaded; left out' in done.stdout + done.stderr
+    # Nobody starts from nothing on purpose.
+    torch.save(dict(model={}), project / 'wrapped.pth')
+    options = ('--work-dir', 'none', '--cfg-options', 'load_from=wrapped.pth')
+    done = run_tool('train.py', 'plain.py', *options, folder=project, check=False)
+    refused(done, 'wrapped.pth has no weights for this model')
 
 
 def test_mmdetections_own_command_judges_the_data_by_the_hook(project):

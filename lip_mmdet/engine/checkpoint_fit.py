@@ -71,6 +71,8 @@ class CheckpointFitHook(Hook):
         def judge(fit: dict[str, list[str]]) -> None:
             if not _partial(fit):
                 return
+            if len(fit['missing']) == len(fit['own']):
+                raise InputError(f'{path} has no weights for this model: {_counts(fit)}')
             if training or self.allow_partial:
                 _tell(runner, path, fit)
                 return

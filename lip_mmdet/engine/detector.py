@@ -26,7 +26,7 @@ def load_detector(config: Config, checkpoint: str | os.PathLike, device: str = '
     MMDetection's ``init_detector`` takes weights that fit in part, too.
 
     Raises:
-        InputError: the checkpoint is unusable, or fits the config in part.
+        InputError: the checkpoint is unusable, or fits the config in part; there is no such device.
     """
     check_checkpoint(checkpoint)
     init_default_scope(config.get('default_scope') or 'mmdet')
@@ -37,7 +37,10 @@ def load_detector(config: Config, checkpoint: str | os.PathLike, device: str = '
     classes = checkpoint_classes(loaded) or config_classes(config, 'test_dataloader')
     model.dataset_meta = dict(classes=classes or ())
     model.cfg = config
-    return model.to(device).eval()
+    try:
+        return model.to(device).eval()
+    except (AssertionError, RuntimeError) as error:
+        raise InputError(f'no device {device!r} here: {error}') from error
 
 
 def image_files(paths: Iterable[str | os.PathLike]) -> Iterator[Path]:
