@@ -61,7 +61,7 @@ def build(
     from mmengine.hub import get_config
     from mmengine.registry import init_default_scope
 
-    import lip_mmdet.plugin  # noqa: F401
+    import lip_mmdet.backbones  # noqa: F401, registers LIPResNet
 
     torch.manual_seed(0)
     init_default_scope('mmdet')

@@ -106,6 +106,24 @@ def test_image_ids_shifted_by_one_and_repeated_results_are_named():
     assert any('repeat another' in note for note in notes(truth, results * 2))
 
 
+@pytest.mark.parametrize('kind', ['fractions', 'corners'])
+def test_annotations_that_are_fractions_or_corners_are_named(kind):
+    read = {
+        'fractions': lambda x, y, w, h: [x / 640, y / 480, w / 640, h / 480],
+        'corners': lambda x, y, w, h: [x, y, x + w, y + h],
+    }[kind]
+    truth, _ = detector(1, noise=0.02)
+    for image in truth['images']:
+        image.update(width=640, height=480)
+    records = truth['annotations']
+    for record in records:
+        record['bbox'] = [300, 200, 200, 100]
+    assert not evaluation.ground_truth_from(truth, 'truth').notes
+    for record in records:
+        record['bbox'] = read(*record['bbox'])
+    assert any(kind in note for note in evaluation.ground_truth_from(truth, 'truth').notes)
+
+
 @pytest.mark.parametrize('first', [0, 1])
 @pytest.mark.parametrize('shift', [1, -1])
 def test_shifted_classes_are_named_and_mapped(first, shift):
