@@ -9,7 +9,7 @@ from tiny_detector import run_tool, write_tiny_project
 
 import lip_mmdet.plugin  # noqa: F401
 from lip_mmdet.errors import InputError
-from lip_mmdet.study import check_figures, plan, read_study, write_costs, write_results
+from lip_mmdet.study import carry_out, check_figures, plan, read_study, write_costs, write_results
 from lip_mmdet.study.results import score
 
 STUDY = """
@@ -117,7 +117,13 @@ def test_another_config_is_another_run_and_older_code_is_told(study):
     config.write_text(text + "\nwork_dir = 'elsewhere'\n")  # decides nothing
     assert not read_study(study).left()
     config.write_text(text + '\ntrain_cfg = dict(max_epochs=2)\n')
-    assert len(read_study(study).left()) == 6
+    longer = read_study(study)
+    assert len(longer.left()) == 6
+    # What is kept is not written over, and no run goes on with the other's checkpoints.
+    assert 'left: plain:1, whose place the results of another config have' in longer.outlook()
+    with pytest.raises(InputError, match=r'plain-0\.json has the results of plain:0 by another'):
+        carry_out(longer)
+    assert longer.runs[0].work_dir != one.runs[0].work_dir
     config.write_text(text)
     changed = "label='with LIP', changes=CHANGED"
     study.write_text(study.read_text().replace("label='with LIP'", changed))
@@ -139,11 +145,43 @@ def test_figures_that_are_not_those_of_the_detections_are_refused(study):
         check_figures(one)
 
 
+def test_data_and_records_that_are_not_the_studys_are_refused(study, monkeypatch):
+    monkeypatch.chdir(study.parent)
+    kept = study.parent / 'kept/val.json'
+    text = kept.read_text()
+    truth = json.loads(text)
+    truth['annotations'][0]['bbox'][0] += 1
+    kept.write_text(json.dumps(truth))
+    with pytest.raises(InputError, match=r'val\.json has other annotations than .*data/val\.json'):
+        carry_out(read_study(study), only='lip:1')
+    kept.write_text(text)
+    config = study.with_name('tiny.py')
+    wrapped = "train_dataloader = dict(dataset=dict(_delete_=True, type='RepeatDataset', times=2,"
+    wrapped += "dataset=dict(type='CocoDataset', data_root='nowhere', ann_file='train.json')))"
+    config.write_text(f'{config.read_text()}\n{wrapped}\n')
+    with pytest.raises(InputError, match=r'no data at nowhere/train\.json'):
+        carry_out(read_study(study), only='lip:1')
+    (study.parent / 'kept/lip-1.json').write_text('[]')
+    (study.parent / 'kept/lip-1.bbox.json.gz').write_text('')
+    with pytest.raises(InputError, match=r'lip-1\.json is no record of a run'):
+        check_figures(read_study(study))
+
+
 @pytest.mark.parametrize(
     ('old', 'new', 'message'),
     [
         ("name = 'tiny'", '', 'lacks name'),
         ("('lip', 'plain')", "('lip', 'plane')", 'compares plane'),
+        ("('lip', 'plain')", "'lip'", "'lip', which is no pair"),
+        ("label='with LIP'", "label='with LIP', truth='its.json'", 'have different truths'),
+        ("{'model.backbone.type': 'ResNet'}", '{}', 'lip and plain are one and the same detector'),
+        ('model.backbone.type', 'modle.backbone.type', 'has none'),
+        ("'model.backbone.type'", "'train_cfg.max_epochs.x'", 'plain cannot change train_cfg'),
+        ("changes={'optim", "chages={'optim", r'arms\[2\] has chages; an arm may have name, '),
+        ("name='lip'", "name='plain'", 'two arms of the name plain'),
+        ("name='lip'", "name='l/ip'", "'l/ip' cannot be that of a file"),
+        ('seeds=[0, 1], changes', 'seeds=[0, -1], changes', 'the seed -1 is not a whole number'),
+        ('seeds=[1]', 'seeds=1', r'arms\[3\]: seeds is 1, and should be a list'),
         ("starts_from='lip'", "starts_from='lipp'", 'no lipp:0 before more:0'),
         (
             'seeds=[0, 1])',
@@ -162,12 +200,15 @@ def test_a_study_at_fault_is_refused(study, old, new, message):
 
 @pytest.mark.slow
 def test_a_study_is_carried_out(study, tmp_path):
+    study.write_text(study.read_text().replace("truth = 'val.json'", ''))
     run_tool('study.py', study, '--only', 'lip:1', folder=tmp_path)
     one = read_study(study)
     assert 'lip:1' not in [run.name for run in one.left()]
     run_tool('study.py', study, folder=tmp_path)
     one = read_study(study)
     assert not one.left()
+    kept = gzip.decompress((tmp_path / 'kept/truth.json.gz').read_bytes())
+    assert kept == (tmp_path / 'data/val.json').read_bytes()
     output = run_tool('study.py', study, '--dry-run', folder=tmp_path)
     assert 'nothing left' in output.stdout
     figures = {run.name: run.record()['figures'] for run in one.runs}

@@ -2,8 +2,7 @@
 #   python tools/study.py my_study.py
 # It trains each detector once for each seed, and says by how much they differ and how sure that is.
 name = 'mine'
-results = 'studies/mine'  # detections, figures and tables; small enough to commit
-truth = 'val.json'  # the test annotations; put a copy into `results`
+results = 'studies/mine'  # detections, annotations, figures and tables; small enough to commit
 plain = 'plain.py'  # configs as seen from this file: a detector of yours
 lip = 'lip.py'  # and the same with LIP
 seeds = [0, 1, 2]

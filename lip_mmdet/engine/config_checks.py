@@ -66,7 +66,7 @@ def check_data(config: Config, *loaders: str) -> list[str]:
     files: dict[str, CocoFile] = {}
     for loader in loaders:
         boxes, views = 0, []
-        datasets = list(_datasets((config.get(loader) or {}).get('dataset'), loader))
+        datasets = list(inner_datasets((config.get(loader) or {}).get('dataset'), loader))
         for where, dataset in datasets:
             reason = _left_to_mmdetection(dataset, model, where)
             if reason:
@@ -113,15 +113,15 @@ def _evaluator(loader: str) -> str:
     return loader.replace('dataloader', 'evaluator')
 
 
-def _datasets(dataset: Any, where: str) -> Iterator[tuple[str, ConfigDict]]:
+def inner_datasets(dataset: Any, where: str) -> Iterator[tuple[str, ConfigDict]]:
     """Yield the datasets inside wrappers such as ``RepeatDataset``, with their place."""
     if isinstance(dataset, (list, tuple)):
         for number, inner in enumerate(dataset):
-            yield from _datasets(inner, f'{where}[{number}]')
+            yield from inner_datasets(inner, f'{where}[{number}]')
     elif dataset is not None:
         inner = [name for name in ('dataset', 'datasets') if dataset.get(name)]
         for name in inner:
-            yield from _datasets(dataset[name], f'{where}.dataset')
+            yield from inner_datasets(dataset[name], f'{where}.dataset')
         if not inner:
             yield f'{where}.dataset' if where in LOADERS else where, dataset
 
@@ -184,7 +184,7 @@ def _classes(dataset: ConfigDict, where: str) -> tuple[str, ...]:
 
 def config_classes(config: Config, loader: str) -> tuple[str, ...] | None:
     """Return the classes of a dataloader's first dataset, None where it is left to MMDetection."""
-    for where, dataset in _datasets((config.get(loader) or {}).get('dataset'), loader):
+    for where, dataset in inner_datasets((config.get(loader) or {}).get('dataset'), loader):
         kind = _kind(dataset)
         if isinstance(kind, type) and issubclass(kind, CocoDataset):
             return _classes(dataset, where)
@@ -198,7 +198,7 @@ def _check_same_numbers(
     classes = _classes(dataset, loader)
     own = names_in_order(file.categories, classes, _by_id(dataset))
     for other_loader in LOADERS:
-        for where, other in _datasets(
+        for where, other in inner_datasets(
             (config.get(other_loader) or {}).get('dataset'), other_loader
         ):
             if _left_to_mmdetection(other, config.get('model') or {}, where):

@@ -72,7 +72,7 @@ def detect(
     dataset = _coco_dataset(config)
     if ann_file is not None:
         _replace_data(dataset, ann_file, image_folder)
-    ann_file = _ann_file(config, dataset)
+    ann_file = test_annotations(config)
     prefix = work_dir / f'{Path(checkpoint).stem}_{ann_file.stem}'
 
     config.launcher = launcher
@@ -127,7 +127,13 @@ def _replace_data(dataset: Any, ann_file: Any, image_folder: Any) -> None:
         dataset.data_prefix = dict(img=os.path.abspath(image_folder))
 
 
-def _ann_file(config: Any, dataset: Any) -> Path:
+def test_annotations(config: Any) -> Path:
+    """Return the annotation file of a config's test dataset.
+
+    Raises:
+        InputError: it names none, or one that is not there.
+    """
+    dataset = _coco_dataset(config)
     path = Path(dataset.get('data_root') or '') / dataset.ann_file
     if not path.is_file():
         raise InputError(

@@ -1,7 +1,8 @@
 """A study: detectors trained with several seeds, compared, and rerun by one command."""
 
 from lip_mmdet.study.costs import write_costs
-from lip_mmdet.study.plan import Run, Study, read_study
+from lip_mmdet.study.plan import Run, Study
+from lip_mmdet.study.reading import read_study
 from lip_mmdet.study.results import check_figures, write_results
 from lip_mmdet.study.training import carry_out
 

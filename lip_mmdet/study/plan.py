@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import statistics
@@ -13,6 +12,7 @@ from typing import Any, Iterator
 from mmengine.config import Config
 
 import lip_mmdet
+from lip_mmdet.engine.config_checks import inner_datasets
 from lip_mmdet.errors import InputError
 from lip_mmdet.evaluation import read_json
 
@@ -31,6 +31,9 @@ _DECISIVE = (
 _WATCHING = ('CheckDataHook', 'LIPResumeHook', 'LIPVisualizationHook')
 # The code that decides it.
 _CODE = ('ops', 'layers', 'backbones', 'dense_heads', 'engine/resume.py')
+# What is read of a record.
+_RECORDED = {'key', 'data', 'code', 'figures', 'seconds'}
+_TAKEN = ', whose place the results of another config have'
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Run:
         trains: or tests that run's detector as it is.
         truth: annotations to score by, kept with the results.
         results: folder of what is kept of the study's runs.
-        work_dir: folder of what is not.
+        scratch: folder of what is not.
     """
 
     arm: str
@@ -55,7 +58,7 @@ class Run:
     trains: bool
     truth: Path
     results: Path
-    work_dir: Path
+    scratch: Path
 
     @property
     def name(self) -> str:
@@ -68,14 +71,22 @@ class Run:
 
     @property
     def annotations(self) -> list[Path]:
-        """Return the files that it is trained and tested on."""
-        loaders = self.config.train_dataloader, self.config.test_dataloader
-        sets = [loader.dataset for loader in loaders]
-        return sorted({Path(one.get('data_root') or '') / one.ann_file for one in sets})
+        """The files that it is trained and tested on."""
+        loaders = (self.config.get(name) or {} for name in ('train_dataloader', 'test_dataloader'))
+        sets = [one for loader in loaders for _, one in inner_datasets(loader.get('dataset'), '')]
+        named = [one for one in sets if isinstance(one.get('ann_file'), str) and one.ann_file]
+        return sorted({Path(one.get('data_root') or '') / one.ann_file for one in named})
 
     @property
     def record_file(self) -> Path:
+        """Where its figures are kept."""
         return self.results / f'{self.arm}-{self.seed}.json'
+
+    @property
+    def work_dir(self) -> Path:
+        """Where it is trained: for each config another folder, lest one go on with another's."""
+        key = json.dumps(self.key(), sort_keys=True).encode()
+        return self.scratch / self.arm / f'{self.seed}-{_digest(key)[:8]}'
 
     def key(self) -> dict[str, Any]:
         """Return what makes it the run that it is."""
@@ -88,14 +99,29 @@ class Run:
             key['start'] = self.start.key()
         if not self.trains:
             key['trains'] = False
+        if (self.config.get('auto_scale_lr') or {}).get('enable'):
+            key['auto_scale_lr'] = self.config.auto_scale_lr.to_dict()
         return key
 
     def record(self) -> dict[str, Any] | None:
         """Return what was recorded of it; None if it was not done, or as another run."""
-        if not (self.record_file.is_file() and self.detections.is_file()):
+        record = self._recorded() if self.detections.is_file() else None
+        return record if record and record['key'] == self.key() else None
+
+    def is_taken(self) -> bool:
+        """Whether the results of another config are kept where its own would be."""
+        record = self._recorded()
+        return record is not None and record['key'] != self.key()
+
+    def _recorded(self) -> dict[str, Any] | None:
+        if not self.record_file.is_file():
             return None
         record = read_json(self.record_file, 'record')
-        return record if record['key'] == self.key() else None
+        if not isinstance(record, dict) or not record.keys() >= _RECORDED:
+            raise InputError(
+                f'{self.record_file} is no record of a run; remove it to do {self.name}'
+            )
+        return record
 
 
 @dataclass(frozen=True)
@@ -142,7 +168,7 @@ class Study:
         else:
             taken = {a: [r.record()['seconds'] for r in self.of_arm(a)] for a in self.labels}
             known = [seconds for of_arm in taken.values() for seconds in of_arm]
-            lines += [f'left: {run.name}' for run in left]
+            lines += [f'left: {run.name}{_TAKEN if run.is_taken() else ""}' for run in left]
             if known:
                 seconds = sum(statistics.mean(taken[run.arm] or known) for run in left)
                 lines.append(f'about {seconds / 3600:.1f} hours, by the runs so far')
@@ -168,61 +194,6 @@ def is_older(record: dict[str, Any] | None) -> bool:
     return record is not None and record['code'] != code_digest()
 
 
-def read_study(path: str | Path) -> Study:
-    """Read a study's config.
-
-    Args:
-        path: a Python file with ``name``; ``results``, a folder, and ``truth``, a file in it, as
-            seen from the project; ``arms``, each a dict of ``name``, ``label``, ``config`` (as seen
-            from this file), ``seeds`` (none if it is planned), perhaps ``changes`` (to the config,
-            by dotted name), ``starts_from`` (an arm whose detector of the same seed is trained on),
-            ``tests`` (an arm whose detector of the same seed is tested as it is) and a ``truth`` of
-            its own; ``compared``, pairs of arm names; perhaps ``planned`` and ``max_dets`` (100).
-
-    Raises:
-        InputError: there is no such file, or it lacks or misnames something.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f'no study at {path}; configs/study/ has those of this project')
-    content = Config.fromfile(path).to_dict()
-    lacking = [k for k in ('name', 'results', 'truth', 'arms', 'compared') if k not in content]
-    if lacking:
-        raise InputError(f'{path} lacks {", ".join(lacking)}')
-    results, work_dir = Path(content['results']), Path('work_dirs/study') / content['name']
-    runs: dict[tuple[str, int], Run] = {}
-    for arm in content['arms']:
-        config = _config(path.parent / arm['config'], arm.get('changes') or {})
-        for seed in arm['seeds']:
-            start = arm.get('tests') or arm.get('starts_from')
-            if start is not None and (start, seed) not in runs:
-                raise InputError(f'{path}: there is no {start}:{seed} before {arm["name"]}:{seed}')
-            runs[arm['name'], seed] = Run(
-                arm['name'],
-                seed,
-                _seeded(config, seed),
-                runs.get((start, seed)),
-                'tests' not in arm,
-                results / arm.get('truth', content['truth']),
-                results,
-                work_dir / arm['name'] / str(seed),
-            )
-    labels = {arm['name']: arm.get('label', arm['name']) for arm in content['arms']}
-    unknown = {name for pair in content['compared'] for name in pair} - labels.keys()
-    if unknown:
-        raise InputError(f'{path} compares {", ".join(sorted(unknown))}, which are no arms of it')
-    return Study(
-        name=content['name'],
-        labels=labels,
-        runs=list(runs.values()),
-        compared=[tuple(pair) for pair in content['compared']],
-        planned=[labels[arm['name']] for arm in content['arms'] if not arm['seeds']]
-        + list(content.get('planned', ())),
-        max_dets=content.get('max_dets', 100),
-        results=results,
-    )
-
-
 def code_digest() -> str:
     """Return a digest of the code that a training runs."""
     root = Path(lip_mmdet.__file__).parent
@@ -241,17 +212,3 @@ def _sources(folder: Path) -> Iterator[Path]:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _config(path: Path, changes: dict[str, Any]) -> Config:
-    if not path.is_file():
-        raise InputError(f'no config at {path}')
-    config = Config.fromfile(path)
-    config.merge_from_dict(changes)
-    return config
-
-
-def _seeded(config: Config, seed: int) -> Config:
-    config = copy.deepcopy(config)
-    config.randomness = {**(config.get('randomness') or {}), 'seed': seed}
-    return config

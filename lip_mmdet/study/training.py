@@ -11,12 +11,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from lip_mmdet.engine.inference import detect
+from lip_mmdet.engine.inference import detect, test_annotations
 from lip_mmdet.engine.resume import latest_checkpoint
 from lip_mmdet.errors import InputError
-from lip_mmdet.evaluation import read_json
+from lip_mmdet.evaluation import GroundTruth, load_ground_truth, read_json
 from lip_mmdet.files import replace_on_success, write_bytes, write_json
 from lip_mmdet.study.costs import machine
 from lip_mmdet.study.plan import Run, Study, code_digest, file_digest
@@ -39,7 +40,7 @@ def carry_out(study: Study, only: str | None = None) -> None:
 
     Raises:
         InputError: there is no such run, the data are not there or not those of the runs before,
-            or a training fails.
+            the results of another config have a run's place, or a training fails.
     """
     left = study.left()
     if only is not None:
@@ -47,7 +48,15 @@ def carry_out(study: Study, only: str | None = None) -> None:
         if only not in names:
             raise InputError(f'no run {only}; there are {", ".join(names)}')
         left = [run for run in left if run.name == only]
+    for run in left:
+        if run.is_taken():
+            raise InputError(
+                f'{run.record_file} has the results of {run.name} by another config; give the arm '
+                'another name to keep them, or remove them'
+            )
     data = [_data(study, run) for run in left]
+    for run in left:
+        _keep_truth(run)
     for number, run in enumerate(left, 1):
         print(f'[{number}/{len(left)}] {run.name}: in {run.work_dir}', flush=True)
         config = _dump_config(run)
@@ -70,6 +79,27 @@ def _data(study: Study, run: Run) -> dict[str, str]:
                 f'{other.name} was trained on other data than there are; see {other.record_file}'
             )
     return digests
+
+
+def _keep_truth(run: Run) -> None:
+    """Keep the test annotations beside the results, or see that those kept are they."""
+    path = test_annotations(run.config)
+    if not run.truth.is_file():
+        load_ground_truth(path)
+        run.truth.parent.mkdir(parents=True, exist_ok=True)
+        pack = gzip.compress if run.truth.suffix == '.gz' else bytes
+        with replace_on_success(run.truth) as file:
+            write_bytes(file, pack(path.read_bytes()), run.truth)
+    elif not _is_same(load_ground_truth(run.truth), load_ground_truth(path)):
+        raise InputError(
+            f'{run.truth} has other annotations than {path}, which {run.name} is tested on; give '
+            'its arm a `truth` of its own'
+        )
+
+
+def _is_same(one: GroundTruth, other: GroundTruth) -> bool:
+    columns = ('image_ids', 'category_ids', 'image', 'category', 'boxes', 'areas', 'crowd')
+    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in columns)
 
 
 def _dump_config(run: Run) -> Path:
@@ -96,7 +126,10 @@ def _train(run: Run, config: Path) -> float:
         seconds = before + time.monotonic() - started
         clock.write_text(str(seconds))
     if status.returncode:
-        raise InputError(f'{run.name} failed; see {run.work_dir / "log"}')
+        file = run.work_dir / 'log'
+        lines = [line.strip() for line in file.read_text(errors='replace').splitlines()]
+        last = next((line for line in reversed(lines) if line), '')
+        raise InputError(f'{run.name} failed: {last} (all of it in {file})')
     return seconds
 
 
@@ -105,8 +138,8 @@ def checkpoint_of(run: Run) -> Path:
     path = latest_checkpoint(run.work_dir)
     if path is None:
         raise InputError(
-            f'the detector of {run.name} is not on this machine; remove {run.record_file} to train '
-            'it again'
+            f'the detector of {run.name} is not on this machine, in {run.work_dir}; remove '
+            f'{run.record_file} to train it again'
         )
     return Path(path)
 
