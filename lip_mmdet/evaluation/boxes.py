@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lip_mmdet.evaluation.coco_file import Records
+from lip_mmdet.evaluation.coco_file import UNSET, Records
 
 
 def boxes_of(records: Records, kept: np.ndarray) -> np.ndarray:
@@ -26,6 +26,8 @@ def boxes_of(records: Records, kept: np.ndarray) -> np.ndarray:
         boxes = np.array(None)
     if boxes.dtype.kind not in 'if' or boxes.shape != (len(rows), 4):
         four = 'four numbers [x, y, width, height] are expected'
+        if records.noun == 'detection' and all(value is UNSET for value in values):
+            four += '; masks without boxes are scored with --iou-type segm'
         records.refuse('bbox', lambda v: not isinstance(v, list) or len(v) != 4, four, rows)
         quoted = str if records.noun == 'annotation' else int
         records.refuse(

@@ -113,9 +113,11 @@ def _check(records: Records, truth: GroundTruth, shift: int, positions: int | No
     if outside:
         notes.append(f'note: {source}: {outside} of {count} detections are in images that the '
                      'annotations do not list; they are left out')  # fmt: skip
-    category, of_known = truth.category_numbers.of(records, 'category_id')
+    category, of_known, mapped = _categories(records, truth)
     if shift or positions is not None:
         category, of_known = _renumbered(category, shift, positions, truth.category_numbers)
+    else:
+        notes += mapped
     everything, rows = np.flatnonzero(in_known_image), np.flatnonzero(in_known_image & of_known)
     found = meant = _at(rows, records, image, category, truth, notes)
     hints = []
@@ -201,6 +203,8 @@ def _category_hint(category: np.ndarray, truth: GroundTruth) -> str:
     """Say which numbering the ids probably follow, if it is one of the usual mistakes."""
     known = truth.category_ids
     low, high, count = category.min(), category.max(), len(known)
+    if not truth.category_numbers.plain:
+        return 'are they of another dataset?'
     if low >= 0 and high < count:
         return (
             f'all ids are between 0 and {count - 1}, so they look 0-based: positions in the list '
@@ -214,6 +218,29 @@ def _category_hint(category: np.ndarray, truth: GroundTruth) -> str:
             '--category-positions 1 scores them so'
         )
     return 'are they of another dataset?'
+
+
+def _categories(records: Records, truth: GroundTruth) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Return the categories of the detections, which of them are known, and what was mapped."""
+    numbers, known = truth.category_numbers.of(records, 'category_id')
+    if known.any():
+        return numbers, known, []
+    values = list(records['category_id'])
+    own = [str(plain(value)) for value in values]
+    keys_of_categories = {
+        'ids in quotes or without them': [str(label) for label in truth.category_numbers.labels],
+        'names': [truth.category_names[number] for number in truth.category_ids.tolist()],
+    }
+    for how, keys in keys_of_categories.items():
+        # A number is a position rather than a name, and a name may be that of several.
+        if how == 'names' and (len(set(keys)) < len(keys) or not isinstance(values[0], str)):
+            continue
+        ids = dict(zip(keys, truth.category_ids.tolist()))
+        found = np.array([key in ids for key in own])
+        if found.mean() > 0.5:
+            note = f'note: {records.source}: the category ids are {how}; they are mapped so'
+            return np.array([ids.get(key, 0) for key in own]), found, [note]
+    return numbers, known, []
 
 
 def _images(records: Records, truth: GroundTruth) -> tuple[np.ndarray, np.ndarray, list[str]]:

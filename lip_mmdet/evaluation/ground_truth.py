@@ -20,7 +20,7 @@ from lip_mmdet.evaluation.coco_file import (
     coco_from,
     read_coco,
 )
-from lip_mmdet.evaluation.hints import corners_in_truth
+from lip_mmdet.evaluation.hints import truth_hints
 from lip_mmdet.evaluation.json_file import clean, shown
 from lip_mmdet.evaluation.masks import Masks, masks_of
 from lip_mmdet.evaluation.numbering import Numbering, is_no_id, plain
@@ -159,7 +159,7 @@ def ground_truth_of(
         category_numbers=category_numbers,
         notes=notes,
     )
-    notes += corners_in_truth(truth.boxes, truth.sizes_of(truth.image), source)
+    notes += truth_hints(truth.boxes, truth.areas, truth.sizes_of(truth.image), source)
     return truth
 
 

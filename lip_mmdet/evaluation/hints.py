@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _SAMPLE, _PAIRS = 2000, 30_000
 # Pixels by which honest boxes may leave their image.
 _MARGIN = 2.0
+# Of objects in their boxes, the median of a file: of thin ones that lie askew, and of box edges.
+_LEAST_SHARE, _MOST_SHARE = 0.1, 1.5
 
 
 def _yolo(boxes: np.ndarray) -> np.ndarray:
@@ -105,7 +107,8 @@ def results_hints(detections: Detections, truth: GroundTruth) -> list[str]:
     """
     sample = _Sample(detections, truth)
     given = sample.found(sample.boxes, sample.category)
-    found = len(given) > 1 and _class_hint(sample, truth, given)
+    numbered = truth.category_numbers.plain
+    found = numbered and len(given) > 1 and _class_hint(sample, truth, given)
     if not found and len(given) > 1 and _share(given) <= 0.3:
         found = (
             _box_hint(sample, _share(given))
@@ -279,22 +282,31 @@ def dropped(detections: Detections, truth: GroundTruth, limit: int) -> list[str]
     ]
 
 
-def corners_in_truth(boxes: np.ndarray, sizes: np.ndarray, source: str) -> list[str]:
-    """Return a warning where annotations fit in their images only if read as corners or fractions.
+def truth_hints(boxes: np.ndarray, areas: np.ndarray, sizes: np.ndarray, source: str) -> list[str]:
+    """Return warnings where annotations look like corners or fractions, or areas are of no pixels.
 
     Args:
         boxes: supposedly [x, y, width, height] in pixels, shape (boxes, 4).
+        areas: supposedly in square pixels, shape (boxes,).
         sizes: width and height of each box's image, NaN where unknown, shape (boxes, 2).
-        source: how the message names the file.
+        source: how the messages name the file.
     """
     if len(boxes) > 1 and boxes.max() <= 1:
         return [f'warning: {source}: the boxes look like fractions of the image; write pixels']
-    with np.errstate(over='ignore'):
+    with np.errstate(over='ignore', invalid='ignore'):
         outside = (boxes[:, :2] + boxes[:, 2:] > sizes + _MARGIN).any(axis=1)
+        box_areas = boxes[:, 2] * boxes[:, 3]
+    some = box_areas > 0
     fits = ((boxes[:, 2:] >= boxes[:, :2]) & (boxes[:, 2:] <= sizes + _MARGIN)).all(axis=1)
-    if outside.sum() < 2 or outside.mean() <= 0.2 or fits.mean() <= 0.99:
-        return []
-    return [
-        f'warning: {source}: the boxes look like corners [x1, y1, x2, y2] (xyxy): read as '
-        f'[x, y, width, height] {outside.sum()} of {len(boxes)} leave their image; convert them'
-    ]
+    if outside.sum() > 1 and outside.mean() > 0.2 and fits.mean() > 0.99:
+        return [
+            f'warning: {source}: the boxes look like corners [x1, y1, x2, y2] (xyxy): read as '
+            f'[x, y, width, height] {outside.sum()} of {len(boxes)} leave their image; convert them'
+        ]
+    share = np.median(areas[some] / box_areas[some]) if some.sum() > 1 else 1
+    if not _LEAST_SHARE <= share <= _MOST_SHARE:
+        return [
+            f'warning: {source}: the median area is {share:.3g} times that of the box, so areas '
+            'are no square pixels, and what is small, medium and large (APS, APM, APL) is wrong'
+        ]
+    return []

@@ -117,11 +117,20 @@ def test_annotations_that_are_fractions_or_corners_are_named(kind):
         image.update(width=640, height=480)
     records = truth['annotations']
     for record in records:
-        record['bbox'] = [300, 200, 200, 100]
+        record.update(bbox=[300, 200, 200, 100], area=20000)
     assert not evaluation.ground_truth_from(truth, 'truth').notes
     for record in records:
         record['bbox'] = read(*record['bbox'])
     assert any(kind in note for note in evaluation.ground_truth_from(truth, 'truth').notes)
+
+
+@pytest.mark.parametrize(('factor', 'named'), [(0.3, 0), (1, 0), (0, 1), (0.01, 1), (25.4, 1)])
+def test_areas_in_another_unit_are_named(factor, named):
+    truth, _ = detector(1, noise=0.02)
+    for record in truth['annotations']:
+        record['area'] = factor * record['bbox'][2] * record['bbox'][3]
+    said = [n for n in evaluation.ground_truth_from(truth, 'truth').notes if 'APS' in n]
+    assert len(said) == named
 
 
 @pytest.mark.parametrize('first', [0, 1])
@@ -181,6 +190,33 @@ def test_image_ids_by_file_name_number_or_quotes():
     results = [dict(r, image_id=names[r['image_id']][2:4]) for r in RESULTS]
     with pytest.raises(InputError, match='more than one image'):
         notes(truth, results)
+
+
+def test_category_ids_by_name_or_quotes():
+    expected = by_pycocotools(TRUTH, RESULTS)[0]
+    names = {c['id']: c['name'] for c in TRUTH['categories']}
+    for truth_id, result_id in ((int, str), (str, int), (int, names.get), (str, names.get)):
+        truth = json.loads(json.dumps(TRUTH))
+        for record in truth['categories']:
+            record['id'] = truth_id(record['id'])
+        for record in truth['annotations']:
+            record['category_id'] = truth_id(record['category_id'])
+        results = [dict(r, category_id=result_id(r['category_id'])) for r in RESULTS]
+        checked = evaluation.ground_truth_from(truth, 'truth')
+        found = evaluation.detections_from(results, checked, 'results')
+        assert evaluation.figures(evaluation.evaluate(checked, found))['AP'] == expected
+        assert 'mapped' in found.notes[0]
+    # No option helps where the ids of the annotations are words.
+    for record in truth['categories']:
+        record['id'] = f'c{record["id"]}'
+    for record in truth['annotations']:
+        record['category_id'] = f'c{record["category_id"]}'
+    with pytest.raises(InputError, match='another dataset') as error:
+        notes(truth, RESULTS)
+    assert '--category' not in str(error.value)
+    truth['categories'][0]['name'] = truth['categories'][1]['name']
+    with pytest.raises(InputError, match='the first is "'):  # two categories have that name
+        notes(truth, [dict(r, category_id=names[r['category_id']]) for r in RESULTS])
 
 
 def test_a_part_of_the_images_is_told_from_chance():
