@@ -137,7 +137,7 @@ def test_missing_imagenet_weights_say_so_before_training(name, tmp_path, monkeyp
         model.init_weights()
 
 
-@pytest.mark.parametrize('folder', ['sge', 'densenet', 'musu'])
+@pytest.mark.parametrize('folder', ['sge', 'densenet', 'musu', 'lip_backbone'])
 def test_each_config_stands_in_the_folders_table_and_metafile(folder):
     configs = {path.stem for path in (ROOT / folder).glob('*.py')}
     metafile = mmengine.load(ROOT / folder / 'metafile.yml')
@@ -145,5 +145,7 @@ def test_each_config_stands_in_the_folders_table_and_metafile(folder):
     for model in metafile['Models']:
         assert model['Config'] == f'configs/{folder}/{model["Name"]}.py'
         assert model['In Collection'] == metafile['Collections'][0]['Name']
+    index = mmengine.load(ROOT.parent / 'model-index.yml')
+    assert f'configs/{folder}/metafile.yml' in index['Import']
     table = (ROOT / folder / 'README.md').read_text(encoding='utf-8')
     assert all(f'(./{name}.py)' in table for name in configs)

@@ -25,6 +25,11 @@ def load_detector(config: Config, checkpoint: str | os.PathLike, device: str = '
 
     MMDetection's ``init_detector`` takes weights that fit in part, too.
 
+    Args:
+        config: of the detector.
+        checkpoint: file of its weights.
+        device: as torch names it.
+
     Raises:
         InputError: the checkpoint is unusable, or fits the config in part; there is no such device.
     """

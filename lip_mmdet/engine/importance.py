@@ -30,6 +30,11 @@ def importance_views(
 ) -> Iterator[tuple[Path, ImportanceView | None]]:
     """Run a detector of :func:`~lip_mmdet.engine.detector.load_detector` over image files.
 
+    Args:
+        model: the detector, with LIP somewhere.
+        images: files.
+        min_score: of the detections that are shown.
+
     Yields:
         Each file and what there is to see, None where the file is no image.
 
