@@ -85,7 +85,7 @@ def test_runs_that_are_done_are_counted_and_told(study):
     assert f'| plain | 2 | {mean:.1f} ± ' in page
     assert '| with LIP over plain | +' in page
     assert 'To be done: lip:1 more:0 as is:1.' in page
-    assert {path.name for path in one.results.glob('*.png')} == {'arms.png'}
+    assert {path.name for path in one.results.glob('*.png')} == {'arms.png', 'differences.png'}
 
 
 def test_costs_are_measured_apart(study):

@@ -56,7 +56,7 @@ def write_results(study: Study, resamples: int = 1000) -> Path:
         study: the study.
         resamples: of the intervals.
     """
-    from lip_mmdet.visualization.study import draw_arms, draw_cost
+    from lip_mmdet.visualization.study import draw_arms, draw_cost, draw_differences
 
     truths = {run.truth: load_ground_truth(run.truth) for run in study.runs if run.record()}
     arms = {
@@ -82,8 +82,14 @@ def write_results(study: Study, resamples: int = 1000) -> Path:
         write_text(file, _page(study, list(arms.values()), comparisons, costs), page)
     points = {arm.name: {n: r['values'] for n, r in arm.figures().items()} for arm in arms.values()}
     pictures = {'arms.png': draw_arms(points)}
+    if comparisons:
+        found = [(arm, one.name, one.figures) for arm, one in comparisons]
+        pictures['differences.png'] = draw_differences(found)
     if costs:
-        pictures['cost.png'] = draw_cost({arm: points[arm] for arm in costs}, costs)
+        # AP on other data than the first arm's is no match for it.
+        alike = {study.labels[run.arm] for run in study.runs if run.truth == study.runs[0].truth}
+        points = {arm: points[arm] for arm in costs if arm in alike}
+        pictures['cost.png'] = draw_cost(points, costs)
     for name, figure in pictures.items():
         with replace_on_success(study.results / name) as file:
             figure.savefig(file, dpi=110)
@@ -127,9 +133,11 @@ def _page(
     for name, comparison in comparisons:
         cells = [_difference(row) for row in comparison.figures.values()]
         lines.append(f'| {name} over {comparison.name} | {" | ".join(cells)} |')
+    if comparisons:
+        lines += ['', '![Differences in AP and APS](differences.png)']
     remarks = {comparison.remark for _, comparison in comparisons}
     lines += ['', *(f'In brackets: 95 % {remark}.' for remark in sorted(remarks))]
-    lines += ['', '![AP of each training](arms.png)']
+    lines += ['', '![Figures of each training](arms.png)']
     if costs:
         lines += ['', '![AP against cost](cost.png)']
     older = [run for run in study.runs if is_older(run.record())]

@@ -1,32 +1,60 @@
-"""Plots of a study: what each training gave, and what the networks cost. No torch."""
+"""Plots of a study: what each training gave, what differs, and what the networks cost. No torch."""
 
 from __future__ import annotations
+
+from typing import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Told apart by eyes of all kinds (Okabe and Ito); more arms than these begin again.
+# Told apart by eyes of all kinds (Okabe and Ito), and by shape where there are more.
 _COLOURS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#56b4e9', '#e69f00', '#555555', 'olive')
-_SHOWN = ('AP', 'APS')
+_SHAPES = 'osD^'
+_DOT, _MEAN, _OPEN = '#0072b2', '#222222', '#999999'
+_COMPARED = ('AP', 'APS')
 
 
 def draw_arms(points: dict[str, dict[str, list[float | None]]]) -> Figure:
-    """Draw AP and APS of every training as a dot, with a line at the mean of each arm.
+    """Draw every training as a dot in each figure, with a line at the mean of each arm.
 
     Args:
-        points: arm -> figure -> its value in each training, a fraction.
+        points: arm -> figure, such as AP -> its value in each training, a fraction.
     """
-    figure = Figure(figsize=(9, 1.2 + 0.45 * len(points)), layout='constrained')
-    for axis, name in zip(figure.subplots(1, len(_SHOWN), sharey=True), _SHOWN):
-        for row, (colour, of_arm) in enumerate(zip(_cycle(len(points)), points.values())):
+    names = list(next(iter(points.values())))
+    figure, axes = _rows(list(points), len(names), width=1.6)
+    for axis, name in zip(axes, names):
+        for row, of_arm in enumerate(points.values()):
             values = [100 * value for value in of_arm[name] if value is not None]
-            axis.scatter(values, [row] * len(values), color=colour, s=28, alpha=0.8)
+            axis.scatter(values, [row] * len(values), color=_DOT, s=16, alpha=0.6, linewidths=0)
             if values:
-                axis.vlines(sum(values) / len(values), row - 0.3, row + 0.3, color=colour)
-        axis.set_yticks(range(len(points)), list(points))
+                axis.vlines(sum(values) / len(values), row - 0.3, row + 0.3, color=_MEAN)
         axis.set_xlabel(f'{name} (%)')
-        _clean(axis)
-    figure.axes[0].invert_yaxis()
+    return figure
+
+
+def draw_differences(
+    differences: Sequence[tuple[str, str, dict[str, dict[str, float | None]]]],
+) -> Figure:
+    """Draw what each arm has over its baseline in AP and APS, with intervals.
+
+    In colour where the interval leaves zero out.
+
+    Args:
+        differences: arm, baseline, and figure -> ``difference``, ``low`` and ``high``, fractions.
+    """
+    labels = [f'{arm}\nover {baseline}' for arm, baseline, _ in differences]
+    figure, axes = _rows(labels, len(_COMPARED), width=2.6)
+    for axis, name in zip(axes, _COMPARED):
+        axis.axvline(0, color=_MEAN, linewidth=0.8)
+        for row, (_, _, figures) in enumerate(differences):
+            found = figures[name]
+            if found['difference'] is None:
+                continue
+            middle, low, high = (100 * found[key] for key in ('difference', 'low', 'high'))
+            colour = _OPEN if low <= 0 <= high else _DOT
+            axis.hlines(row, low, high, color=colour, linewidth=2)
+            axis.scatter([middle], [row], color=colour, s=28)
+        axis.set_xlabel(f'difference in {name}')
     return figure
 
 
@@ -44,10 +72,16 @@ def draw_cost(
     for axis, (key, label) in zip(
         axes, (('mega_multiply_adds', 'million multiply-adds'), ('milliseconds', 'milliseconds'))
     ):
-        for colour, (arm, of_arm) in zip(_cycle(len(points)), points.items()):
+        for number, (arm, of_arm) in enumerate(points.items()):
             values = [100 * value for value in of_arm['AP'] if value is not None]
             if values:
-                axis.scatter(costs[arm][key], sum(values) / len(values), color=colour, label=arm)
+                axis.scatter(
+                    costs[arm][key],
+                    sum(values) / len(values),
+                    color=_COLOURS[number % len(_COLOURS)],
+                    marker=_SHAPES[number // len(_COLOURS) % len(_SHAPES)],
+                    label=arm,
+                )
         axis.set_xlabel(label)
         _clean(axis)
     axes[0].set_ylabel('AP (%)')
@@ -55,8 +89,17 @@ def draw_cost(
     return figure
 
 
-def _cycle(count: int) -> list[str]:
-    return [_COLOURS[number % len(_COLOURS)] for number in range(count)]
+def _rows(labels: list[str], panels: int, width: float) -> tuple[Figure, list[Axes]]:
+    """Return a figure of panels with a row for each label, the first on top."""
+    height = 0.3 + 0.16 * max(label.count('\n') for label in labels)
+    size = (4 + width * panels, 0.9 + height * len(labels))
+    figure = Figure(figsize=size, layout='constrained')
+    axes = list(figure.subplots(1, panels, sharey=True, squeeze=False)[0])
+    axes[0].set_yticks(range(len(labels)), labels, fontsize=8)
+    axes[0].set_ylim(len(labels) - 0.4, -0.6)
+    for axis in axes:
+        _clean(axis)
+    return figure, axes
 
 
 def _clean(axis: Axes) -> None:
