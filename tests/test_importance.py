@@ -100,7 +100,7 @@ def test_what_does_not_fit_or_is_not_there_is_refused(project):
 def test_the_hook_shows_the_first_images_of_a_validation(project, monkeypatch):
     monkeypatch.chdir(project)
     config = Config.fromfile('tiny.py')
-    config.custom_hooks.append(dict(type='LIPVisualizationHook', num_images=3, min_score=0.0))
+    config.default_hooks.importance = dict(type='LIPVisualizationHook', num_images=3, min_score=0.0)
     config.val_dataloader.batch_size = 2
     config.work_dir, config.load_from = 'hook', 'weights.pth'
     runner = Runner.from_cfg(config)

@@ -13,15 +13,7 @@ custom_imports = dict(
     imports=[*_base_.get('custom_imports', {}).get('imports', []), 'lip_mmdet.plugin'],
     allow_failed_imports=False,
 )
-custom_hooks = [
-    *(
-        hook
-        for hook in _base_.get('custom_hooks', [])
-        if hook['type'] not in ('CheckDataHook', 'LIPResumeHook')
-    ),
-    dict(type='CheckDataHook'),
-    dict(type='LIPResumeHook'),
-]
+default_hooks = dict(check_data=dict(type='CheckDataHook'), resume=dict(type='LIPResumeHook'))
 # The weights come from `load_from`, those of the backbone too.
 model = dict(backbone=dict(type='LIPResNet', init_cfg=None))
 optim_wrapper = dict(optimizer=dict(lr=_base_.optim_wrapper.optimizer.lr / 10))

@@ -1,11 +1,7 @@
 _base_ = 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'
 
 custom_imports = dict(imports=['lip_mmdet.plugin'], allow_failed_imports=False)
-custom_hooks = [
-    *_base_.custom_hooks,
-    dict(type='CheckDataHook'),
-    dict(type='LIPResumeHook'),
-]
+default_hooks = dict(check_data=dict(type='CheckDataHook'), resume=dict(type='LIPResumeHook'))
 model = dict(backbone=dict(_delete_=True, type='LIPBackbone', backbone=_base_.model.backbone))
 # As COCO scores; see ../_base_/plugin.py.
 val_evaluator = dict(proposal_nums=(1, 10, 100))

@@ -13,8 +13,8 @@ from lip_mmdet.engine.config_checks import check_data
 class CheckDataHook(Hook):
     """Judge the data of a run before its first iteration, validation or test.
 
-    In a config: ``custom_hooks = [dict(type='CheckDataHook')]``. Refuses what MMDetection would
-    stumble over or learn wrongly (``InputError``) and logs what it leaves out.
+    In a config: ``default_hooks = dict(check_data=dict(type='CheckDataHook'))``. Refuses what
+    MMDetection would stumble over or learn wrongly (``InputError``) and logs what it leaves out.
     """
 
     priority = 'VERY_HIGH'

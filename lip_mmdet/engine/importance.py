@@ -142,8 +142,8 @@ def _place(name: str) -> str:
 class LIPVisualizationHook(Hook):
     """Show at validation what LIP looks at, in whatever MMEngine's visualizer writes to.
 
-    In a config: ``custom_hooks = [dict(type='LIPVisualizationHook')]``; TensorBoard, wandb and
-    others are the ``vis_backends`` of the config's visualizer.
+    In a config: ``default_hooks = dict(importance=dict(type='LIPVisualizationHook'))``;
+    TensorBoard, wandb and others are the ``vis_backends`` of the config's visualizer.
 
     Args:
         num_images: the first images of each validation, of the first process.
