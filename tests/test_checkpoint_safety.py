@@ -208,6 +208,10 @@ def test_missing_and_cut_files_say_so(tmp_path, zipped):
         if zipped and hasattr(torch.serialization, 'get_safe_globals') and len(broken) > 600:
             with pytest.raises(InputError, match='is not a whole PyTorch checkpoint'):
                 check_checkpoint(path)
+    other = tmp_path / 'weights.safetensors'
+    other.write_bytes(b'\x18\0\0\0\0\0\0\0{"a":{"dtype":"F32"')
+    with pytest.raises(InputError, match='what safetensors'):
+        load(other)
     torch.save([1], whole, _use_new_zipfile_serialization=zipped)
     with pytest.raises(InputError, match='holds no state_dict'):
         load(whole)

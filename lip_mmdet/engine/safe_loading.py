@@ -218,6 +218,11 @@ def _refused(path: str) -> InputError:
 
 
 def _unreadable(path: str) -> InputError:
+    if path.endswith('.safetensors'):
+        return InputError(
+            f'{path} is in a format that MMEngine does not load: write what '
+            'safetensors.torch.load_file gives with torch.save, and name that file'
+        )
     return InputError(
         f'{path} is not a whole PyTorch checkpoint, it may be cut short: fetch or save it again'
     )
