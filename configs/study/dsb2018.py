@@ -106,14 +106,14 @@ arms = [
         name='stem',
         label='LIP in the stem alone',
         config=detector,
-        seeds=[0],
+        seeds=seeds[:3],
         changes={**lip, 'model.backbone.lip_stages': [False] * 4},
     ),
     dict(
         name='stages',
         label='LIP in the stages alone',
         config=detector,
-        seeds=[0],
+        seeds=seeds[:3],
         changes={**lip, 'model.backbone.lip_stem': False},
     ),
     dict(
