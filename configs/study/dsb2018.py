@@ -164,6 +164,8 @@ compared = [
     ('average', 'resnet18'),
     ('stem', 'resnet18'),
     ('stages', 'resnet18'),
+    ('stem', 'lip-resnet18'),
+    ('stages', 'lip-resnet18'),
     ('resnet18-d', 'resnet18'),
     ('lip-resnet18', 'resnet18-d'),
     ('lip-resnet18', 'resnet34'),
