@@ -105,7 +105,7 @@ def read_config(args) -> Config:
         raise InputError(f'no config at {args.config}; configs/ has those of this project')
     try:
         config = Config.fromfile(args.config)
-    except (OSError, SyntaxError, RuntimeError, LookupError, TypeError, ValueError) as error:
+    except Exception as error:  # whatever the code of a config says
         raise InputError(f'{args.config} cannot be read: {error}') from error
     if args.cfg_options:
         try:
