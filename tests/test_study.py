@@ -3,13 +3,26 @@
 import gzip
 import json
 import shutil
+import subprocess
+import threading
+from types import SimpleNamespace
 
 import pytest
+import torch
+from mmengine.config import Config
 from tiny_detector import run_tool, write_tiny_project
 
 import lip_mmdet.plugin  # noqa: F401
 from lip_mmdet.errors import InputError
-from lip_mmdet.study import carry_out, check_figures, plan, read_study, write_costs, write_results
+from lip_mmdet.study import (
+    carry_out,
+    check_figures,
+    plan,
+    read_study,
+    training,
+    write_costs,
+    write_results,
+)
 from lip_mmdet.study.results import score
 
 STUDY = """
@@ -32,6 +45,43 @@ arms = [
 compared = [('lip', 'plain'), ('none', 'plain')]
 planned = ['something else']
 """
+
+
+def edit(study, *changes):
+    text = study.read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    study.write_text(text)
+
+
+@pytest.fixture
+def quick(monkeypatch, tmp_path):
+    """Let trainings save a checkpoint at once, which says when, and find one thing."""
+    monkeypatch.chdir(tmp_path)
+    done = SimpleNamespace(commands=[], status=0, score=0.01)
+
+    def train(command, **_):
+        done.commands.append(command)
+        if not done.status:
+            folder = tmp_path / command[command.index('--work-dir') + 1]
+            torch.save({'when': len(done.commands)}, folder / 'epoch_1.pth')
+        return subprocess.CompletedProcess(command, done.status)
+
+    def detect(config, checkpoint, work_dir):
+        truth = json.loads((tmp_path / 'data/val.json').read_text())['annotations'][0]
+        found = {name: truth[name] for name in ('image_id', 'category_id', 'bbox')}
+        results = tmp_path / 'found.json'
+        results.write_text(json.dumps([{**found, 'score': s} for s in (done.score, float('nan'))]))
+        return SimpleNamespace(results=results)
+
+    monkeypatch.setattr(training.subprocess, 'run', train)
+    monkeypatch.setattr(training, 'detect', detect)
+    return done
+
+
+# One class of the file's three.
+CLASSES = "'test_dataloader.dataset.metainfo.classes': ('square',)"
 
 
 @pytest.fixture
@@ -57,7 +107,7 @@ def pretend(run, study, shift):
     ]
     run.detections.write_bytes(gzip.compress(json.dumps(found).encode()))
     record = dict(key=run.key(), code=plan.code_digest(), data={}, seconds=3600)
-    record.update(figures=score(study, run))
+    record.update(figures=score(study, run), max_dets=study.max_dets)
     run.record_file.write_text(json.dumps(record))
 
 
@@ -102,6 +152,14 @@ def test_costs_are_measured_apart(study):
     assert f'| {adds[0]:,.0f} |' in page
     assert '![AP against cost](cost.png)' in page
     assert (one.results / 'cost.png').is_file()
+    # What another backbone of the arm cost is no longer its cost.
+    edit(study, ("'model.backbone.type': 'ResNet'", "'model.backbone.style': 'caffe'"))
+    one = read_study(study)
+    pretend(one.runs[0], one, 1)
+    assert f'| {adds[0]:,.0f} |' not in write_results(one, resamples=50).read_text()
+    edit(study, ("'model.backbone.style': 'caffe'", "'model.backbone.in_channels': 1"))
+    with pytest.raises(InputError, match='no costs of plain: its backbone does not run: '):
+        write_costs(read_study(study))
 
 
 def test_another_config_is_another_run_and_older_code_is_told(study):
@@ -124,6 +182,8 @@ def test_another_config_is_another_run_and_older_code_is_told(study):
     with pytest.raises(InputError, match=r'plain-0\.json has the results of plain:0 by another'):
         carry_out(longer)
     assert longer.runs[0].work_dir != one.runs[0].work_dir
+    config.write_text(text + "\ndefault_hooks = dict(ema=dict(type='EMAHook'))\n")
+    assert len(read_study(study).left()) == 6
     config.write_text(text)
     changed = "label='with LIP', changes=CHANGED"
     study.write_text(study.read_text().replace("label='with LIP'", changed))
@@ -138,6 +198,9 @@ def test_figures_that_are_not_those_of_the_detections_are_refused(study):
     one = read_study(study)
     pretend(one.runs[0], one, 1)
     check_figures(one)
+    # They can be counted to another number without training again.
+    edit(study, ('planned =', 'max_dets = 1\nplanned ='))
+    check_figures(read_study(study))
     record = json.loads(one.runs[0].record_file.read_text())
     record['figures']['AP'] += 0.001
     one.runs[0].record_file.write_text(json.dumps(record))
@@ -174,6 +237,11 @@ def test_data_and_records_that_are_not_the_studys_are_refused(study, monkeypatch
         ("('lip', 'plain')", "('lip', 'plane')", 'compares plane'),
         ("('lip', 'plain')", "'lip'", "'lip', which is no pair"),
         ("label='with LIP'", "label='with LIP', truth='its.json'", 'have different truths'),
+        ("label='with LIP'", "label='plain'", 'two arms of the name lip or the label plain'),
+        ("label='with LIP'", f"label='LIP', changes={{{CLASSES}}}", 'which detect other classes'),
+        ("tests='lip'", "tests='lip', starts_from='lip'", 'starts from one; leave one out'),
+        ("name = 'tiny'", 'name = tiny', 'cannot be read: name .tiny. is not defined'),
+        ("name='plain'", "name='..'", 'cannot be that of a file'),
         ("{'model.backbone.type': 'ResNet'}", '{}', 'lip and plain are one and the same detector'),
         ('model.backbone.type', 'modle.backbone.type', 'has none'),
         ("'model.backbone.type'", "'train_cfg.max_epochs.x'", 'plain cannot change train_cfg'),
@@ -196,6 +264,108 @@ def test_a_study_at_fault_is_refused(study, old, new, message):
     study.write_text(text.replace(old, new))
     with pytest.raises(InputError, match=message):
         read_study(study)
+
+
+def test_only_what_is_detected_counts(study):
+    edit(study, ('changes={', f'changes={{{CLASSES}, '), ("[('lip', 'plain'), ", '['))
+    one = read_study(study)
+    run = one.runs[0]
+    truth = json.loads(run.truth.read_text())
+    truth['annotations'] = [a for a in truth['annotations'] if a['category_id'] == 1]
+    found = [{**a, 'score': 0.9} for a in truth['annotations']]
+    run.detections.write_bytes(gzip.compress(json.dumps(found).encode()))
+    assert score(one, run)['AP'] == 1
+
+
+def test_all_arms_are_trained_with_one_seed_before_the_next(study, quick):
+    one = read_study(study)
+    carry_out(one)
+    folders = [c[c.index('--work-dir') + 1].split('/')[-2:] for c in quick.commands]
+    order = [f'{arm}:{seed[0]}' for arm, seed in folders]
+    assert order == ['plain:0', 'lip:0', 'more:0', 'plain:1', 'lip:1']
+    kept = json.loads(gzip.decompress(one.runs[0].detections.read_bytes()))
+    assert [found['score'] for found in kept] == [quick.score]  # low, and what is a number
+    assert not one.left()
+
+
+def test_nothing_starts_from_a_detector_that_is_not_the_recorded_one(study, quick):
+    edit(
+        study,
+        ("tests='lip'", "tests='lip'), dict(name='it', config='tiny.py', seeds=[1], tests='as is'"),
+    )
+    one = read_study(study)
+    lip = one.runs[3]
+    lip.work_dir.mkdir(parents=True)
+    torch.save({}, lip.work_dir / 'epoch_1.pth')  # half trained, for all that is known
+    for only in ('as is:1', 'it:1'):
+        with pytest.raises(InputError, match='the detector of lip:1 is not on this machine, whole'):
+            carry_out(one, only)
+    (lip.work_dir / 'epoch_1.pth').unlink()
+    carry_out(one, 'lip:1')
+    carry_out(one, 'it:1')
+    torch.save({}, lip.work_dir / 'epoch_1.pth')
+    with pytest.raises(InputError, match='the detector of lip:1 is not on this machine, whole'):
+        carry_out(one, 'as is:1')
+
+
+def test_a_run_goes_on_alone_with_its_own_data(study, quick, capsys):
+    one = read_study(study)
+    run, quick.status = one.runs[0], 1
+    with pytest.raises(InputError, match='plain:0 failed'):
+        carry_out(one, 'plain:0')
+    torch.save({}, run.work_dir / 'epoch_1.pth')
+    fcntl = pytest.importorskip('fcntl')
+    other = open(run.work_dir / 'log')  # noqa: SIM115
+    fcntl.flock(other, fcntl.LOCK_EX)
+    threading.Timer(1, other.close).start()
+    with pytest.raises(InputError, match='plain:0 failed'):
+        carry_out(one, 'plain:0')
+    assert 'plain:0: waiting for another process that trains it' in capsys.readouterr().out
+    assert quick.commands[-1][-1] == '--resume'
+    file = study.with_name('data') / 'train.json'
+    file.write_text(file.read_text() + ' ')
+    with pytest.raises(InputError, match='plain:0 began to train on other data'):
+        carry_out(one, 'plain:0')
+
+
+def test_a_training_can_go_on_whatever_its_config_says(study, quick):
+    with open(study.with_name('tiny.py'), 'a') as config:
+        config.write("""
+custom_hooks = []
+resume = True
+default_hooks = dict(checkpoint=dict(save_optimizer=False, save_last=False))
+train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=4, val_interval=2)
+""")
+    one = read_study(study)
+    carry_out(one, 'plain:0')
+    config = Config.fromfile(one.runs[0].work_dir / 'config.py')
+    assert config.resume is False
+    assert config.default_hooks.resume.type == 'LIPResumeHook'
+    saving = config.default_hooks.checkpoint
+    assert saving.save_optimizer and saving.save_last and not saving.by_epoch
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ("'model.backbne.depth': 18", 'the model of plain cannot be built: .*backbne'),
+        ("'test_dataloader.dataset.data_prefix.img': 'none/'", 'no image folder .*none'),
+        ("'load_from': 'none.pth'", 'no data at none.pth'),
+    ],
+)
+def test_what_would_fail_later_is_said_first(study, quick, changes, message):
+    with open(study.with_name('tiny.py'), 'a') as config:
+        config.write('load_from = None\n')
+    edit(study, ("'model.backbone.type': 'ResNet'", changes))
+    with pytest.raises(InputError, match=message):
+        carry_out(read_study(study))
+    assert not quick.commands
+
+
+def test_a_page_of_the_users_is_not_written_over(study):
+    (study.parent / 'kept/README.md').write_text('my notes')
+    with pytest.raises(InputError, match=r'README\.md is another page'):
+        check_figures(read_study(study))
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import platform
 from pathlib import Path
@@ -9,15 +10,15 @@ from typing import Any
 
 import torch
 from mmdet.registry import MODELS
-from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
 from lip_mmdet.backbones.watching import run_and_see
 from lip_mmdet.benchmark.backbones import caller
 from lip_mmdet.benchmark.measure import interleave, summarize
+from lip_mmdet.errors import InputError
 from lip_mmdet.files import write_json
-from lip_mmdet.study.plan import Study
+from lip_mmdet.study.plan import Run, Study
 
 # Key in the costs file -> head of the table's column.
 COSTS = {
@@ -37,11 +38,14 @@ def write_costs(study: Study, repeats: int = 15) -> None:
     Args:
         study: the study.
         repeats: timed runs of each, of which the median is kept.
+
+    Raises:
+        InputError: no arm trains, or a backbone does not take such images.
     """
-    nets = {}
-    for run in study.runs:
-        if run.trains:
-            nets.setdefault(run.arm, _backbone(run.config))
+    trained = {run.arm: run for run in study.runs if run.trains}
+    if not trained:
+        raise InputError(f'no arm of {study.name} trains, so there is nothing to time')
+    nets = {arm: _backbone(run) for arm, run in trained.items()}
     forward, step = (
         interleave({arm: caller(net, images, training) for arm, net in nets.items()}, repeats)
         for training, images in ((False, torch.rand(_IMAGE)), (True, torch.rand(_BATCH)))
@@ -52,6 +56,7 @@ def write_costs(study: Study, repeats: int = 15) -> None:
             'mega_multiply_adds': _multiply_adds(net),
             'milliseconds': one['milliseconds'],
             'step_milliseconds': other['milliseconds'],
+            'backbone': backbone_of(trained[arm]),
         }
         for (arm, net), one, other in zip(
             nets.items(), summarize(forward, first), summarize(step, first)
@@ -61,9 +66,19 @@ def write_costs(study: Study, repeats: int = 15) -> None:
     write_json(study.costs_file, {**about, 'arms': arms})
 
 
-def _backbone(config: Config) -> nn.Module:
-    init_default_scope(config.get('default_scope') or 'mmdet')
-    return MODELS.build({**config.model.backbone, 'init_cfg': None})
+def backbone_of(run: Run) -> str:
+    """Return the config of a run's backbone, as text."""
+    return str(run.config.model.get('backbone'))
+
+
+def _backbone(run: Run) -> nn.Module:
+    init_default_scope(run.config.get('default_scope') or 'mmdet')
+    try:
+        net = MODELS.build({**copy.deepcopy(run.config.model.backbone), 'init_cfg': None})
+        caller(net, torch.rand(_BATCH), training=True)()
+    except Exception as error:  # whatever a network says of images that it cannot take
+        raise InputError(f'no costs of {run.arm}: its backbone does not run: {error}') from error
+    return net
 
 
 def _multiply_adds(net: nn.Module) -> float:

@@ -7,7 +7,7 @@ import json
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Iterable, Iterator
 
 from mmengine.config import Config
 
@@ -27,8 +27,12 @@ _DECISIVE = (
     'custom_hooks',
     'load_from',
 )
-# Hooks that watch a training, or carry it on, and change nothing.
-_WATCHING = ('CheckDataHook', 'LIPResumeHook', 'LIPVisualizationHook')
+# Hooks that watch a training, or carry it on, and those that each has.
+_WATCHING = {
+    'CheckDataHook', 'LIPResumeHook', 'LIPVisualizationHook', 'CheckpointHook', 'LoggerHook',
+    'DetVisualizationHook', 'DistSamplerSeedHook', 'IterTimerHook', 'ParamSchedulerHook',
+    'RuntimeInfoHook',
+}  # fmt: skip
 # The code that decides it.
 _CODE = ('ops', 'layers', 'backbones', 'dense_heads', 'engine/resume.py')
 # What is read of a record.
@@ -70,12 +74,14 @@ class Run:
         return self.results / f'{self.arm}-{self.seed}.bbox.json.gz'
 
     @property
-    def annotations(self) -> list[Path]:
-        """The files that it is trained and tested on."""
+    def files(self) -> list[Path]:
+        """The annotations that it is trained and tested on, and weights that it starts from."""
         loaders = (self.config.get(name) or {} for name in ('train_dataloader', 'test_dataloader'))
         sets = [one for loader in loaders for _, one in inner_datasets(loader.get('dataset'), '')]
         named = [one for one in sets if isinstance(one.get('ann_file'), str) and one.ann_file]
-        return sorted({Path(one.get('data_root') or '') / one.ann_file for one in named})
+        files = {Path(one.get('data_root') or '') / one.ann_file for one in named}
+        weights = self.start is None and self.config.get('load_from')
+        return sorted(files | ({Path(weights)} if weights and '://' not in weights else set()))
 
     @property
     def record_file(self) -> Path:
@@ -91,8 +97,7 @@ class Run:
     def key(self) -> dict[str, Any]:
         """Return what makes it the run that it is."""
         decisive = {name: self.config.get(name) for name in _DECISIVE}
-        hooks = decisive['custom_hooks'] or []
-        decisive['custom_hooks'] = [hook for hook in hooks if hook['type'] not in _WATCHING]
+        decisive['custom_hooks'] = _deciding(decisive['custom_hooks'] or [])
         key = {'config': _digest(json.dumps(decisive, sort_keys=True, default=str).encode())}
         key['seed'] = self.seed
         if self.start is not None:
@@ -101,6 +106,9 @@ class Run:
             key['trains'] = False
         if (self.config.get('auto_scale_lr') or {}).get('enable'):
             key['auto_scale_lr'] = self.config.auto_scale_lr.to_dict()
+        hooks = _deciding((self.config.get('default_hooks') or {}).values())
+        if hooks:
+            key['hooks'] = _digest(json.dumps(hooks, sort_keys=True, default=str).encode())
         return key
 
     def record(self) -> dict[str, Any] | None:
@@ -179,6 +187,16 @@ class Study:
         if older:
             lines.append(f'by older code than there is now: {by_arm(older)}')
         return lines + [f'planned: {label}' for label in self.planned]
+
+
+def kind_of_hook(hook: dict[str, Any]) -> str:
+    """Return the name of a hook's class, however its config has it."""
+    kind = hook.get('type')
+    return getattr(kind, '__name__', str(kind).rpartition('.')[2])
+
+
+def _deciding(hooks: Iterable[dict[str, Any] | None]) -> list[dict[str, Any]]:
+    return [hook for hook in hooks if hook and kind_of_hook(hook) not in _WATCHING]
 
 
 def by_arm(runs: list[Run]) -> str:

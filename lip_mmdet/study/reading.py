@@ -9,6 +9,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from lip_mmdet.engine.config_checks import config_classes
 from lip_mmdet.engine.mmdet_tools import read_config
 from lip_mmdet.errors import InputError
 from lip_mmdet.study.plan import Run, Study
@@ -64,9 +65,10 @@ def read_study(path: str | Path) -> Study:
     for number, arm in enumerate(content['arms']):
         _check_arm(arm, f'{path}: arms[{number}]')
         name = arm['name']
-        if name in labels:
-            raise InputError(f'{path} has two arms of the name {name}')
-        labels[name] = arm.get('label', name)
+        label = arm.get('label', name)
+        if name in labels or label in labels.values():
+            raise InputError(f'{path} has two arms of the name {name} or the label {label}')
+        labels[name] = label
         truths[name] = results / arm.get('truth', content.get('truth', 'truth.json.gz'))
         file = arm['config']
         if file not in files:
@@ -98,6 +100,12 @@ def read_study(path: str | Path) -> Study:
     )
     for one, other in study.compared:
         seeds = [s for arm, s in runs if arm == one and (other, s) in runs]
+        both = [run for run in runs.values() if run.arm in (one, other)]
+        if (
+            len({frozenset(config_classes(run.config, 'test_dataloader') or ()) for run in both})
+            > 1
+        ):
+            raise InputError(f'{path} compares {one} and {other}, which detect other classes')
         if any(runs[one, seed].key() == runs[other, seed].key() for seed in seeds):
             raise InputError(
                 f'{path}: {one} and {other} are one and the same detector; see what `config` and '
@@ -123,7 +131,9 @@ def _check_arm(arm: Any, where: str) -> None:
     unknown = sorted(arm.keys() - _ARM.keys())
     if unknown:
         raise InputError(f'{where} has {", ".join(unknown)}; an arm may have {", ".join(_ARM)}')
-    if Path(arm['name']).name != arm['name']:
+    if 'tests' in arm and 'starts_from' in arm:
+        raise InputError(f'{where} tests a detector as it is and starts from one; leave one out')
+    if Path(arm['name']).name != arm['name'] or not arm['name'].strip('.'):
         raise InputError(f'{where}: the name {arm["name"]!r} cannot be that of a file')
     wrong = [seed for seed in arm['seeds'] if type(seed) is not int or seed < 0]
     if wrong:

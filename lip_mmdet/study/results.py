@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lip_mmdet.engine.config_checks import config_classes
 from lip_mmdet.errors import InputError
 from lip_mmdet.evaluation import (
     AP_FIGURES,
@@ -22,15 +23,17 @@ from lip_mmdet.evaluation import (
 )
 from lip_mmdet.evaluation.tables import percent
 from lip_mmdet.files import replace_on_success, write_text
-from lip_mmdet.study.costs import COSTS
+from lip_mmdet.study.costs import COSTS, backbone_of
 from lip_mmdet.study.plan import Run, Study, by_arm, is_older
 
+_MADE = 'Made by `tools/study.py` from the detections in this folder.'
 _SEE_COSTS = '; what the backbone costs, see [costs.json](costs.json)'
 
 
 def score(study: Study, run: Run) -> dict[str, float | None]:
-    """Return AP to APL of a run's detections that are kept."""
-    found = figures(_evaluation(study, load_ground_truth(run.truth), run))
+    """Return AP to APL of a run's detections that are kept, at as many as when it was recorded."""
+    max_dets = (run.record() or {}).get('max_dets', study.max_dets)
+    found = figures(_evaluation(load_ground_truth(run.truth), run, max_dets))
     return {name: found[name] for name in AP_FIGURES}
 
 
@@ -38,8 +41,11 @@ def check_figures(study: Study) -> None:
     """Check that the recorded figures are those of the detections that are kept with them.
 
     Raises:
-        InputError: some are not.
+        InputError: some are not, or where the tables go is a page that the study did not write.
     """
+    page = study.results / 'README.md'
+    if page.is_file() and _MADE not in page.read_text('utf-8', 'replace'):
+        raise InputError(f'{page} is another page; name a folder of its own for `results`')
     wrong = [
         run.name
         for run in study.runs
@@ -63,7 +69,7 @@ def write_results(study: Study, resamples: int = 1000) -> Path:
         name: Arm(
             label,
             [run.detections.name for run in runs],
-            [_evaluation(study, truths[run.truth], run) for run in runs],
+            [_evaluation(truths[run.truth], run, study.max_dets) for run in runs],
         )
         for name, label in study.labels.items()
         for runs in [study.of_arm(name)]
@@ -76,7 +82,12 @@ def write_results(study: Study, resamples: int = 1000) -> Path:
         for truth in [truths[study.of_arm(name)[0].truth]]
     ]
     measured = read_json(study.costs_file, 'costs')['arms'] if study.costs_file.is_file() else {}
-    costs = {arm.name: measured[name] for name, arm in arms.items() if name in measured}
+    now = {run.arm: backbone_of(run) for run in study.runs}  # the arm may have had another
+    costs = {
+        arm.name: measured[name]
+        for name, arm in arms.items()
+        if name in measured and measured[name].get('backbone', now[name]) == now[name]
+    }
     page = study.results / 'README.md'
     with replace_on_success(page) as file:
         write_text(file, _page(study, list(arms.values()), comparisons, costs), page)
@@ -96,9 +107,12 @@ def write_results(study: Study, resamples: int = 1000) -> Path:
     return page
 
 
-def _evaluation(study: Study, truth: GroundTruth, run: Run) -> CocoEvaluation:
+def _evaluation(truth: GroundTruth, run: Run, max_dets: int) -> CocoEvaluation:
+    names, known = config_classes(run.config, 'test_dataloader'), set(truth.category_names.values())
+    # The file may have classes that are not detected.
+    asked = truth.categories_named([name for name in names if name in known]) if names else None
     found = load_detections(run.detections, truth)
-    return evaluate(truth, found, max_detections=limits_up_to(study.max_dets))
+    return evaluate(truth, found, category_ids=asked, max_detections=limits_up_to(max_dets))
 
 
 def _page(
@@ -119,7 +133,7 @@ def _page(
     lines = [
         f'# {study.name}',
         '',
-        'Made by `tools/study.py` from the detections in this folder.',
+        _MADE,
         '',
         f'AP in percent at {study.max_dets} detections an image, mean and standard deviation over '
         f'trainings{_SEE_COSTS if costs else ""}.',
