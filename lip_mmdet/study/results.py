@@ -26,6 +26,8 @@ from lip_mmdet.files import replace_on_success, write_text
 from lip_mmdet.study.costs import COSTS, backbone_of
 from lip_mmdet.study.plan import Run, Study, by_arm, is_older
 
+# Detections below this are not kept.
+LEAST_SCORE = 0.05
 _MADE = 'Made by `tools/study.py` from the detections in this folder.'
 _SEE_COSTS = '; what the backbone costs, see [costs.json](costs.json)'
 
@@ -135,8 +137,8 @@ def _page(
         '',
         _MADE,
         '',
-        f'AP in percent at {study.max_dets} detections an image, mean and standard deviation over '
-        f'trainings{_SEE_COSTS if costs else ""}.',
+        f'AP in percent at {study.max_dets} detections an image, of those with a score of at least '
+        f'{LEAST_SCORE}, mean and standard deviation over trainings{_SEE_COSTS if costs else ""}.',
         '',
         *head,
         *rows,

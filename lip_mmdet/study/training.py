@@ -29,7 +29,7 @@ from lip_mmdet.evaluation.tables import percent
 from lip_mmdet.files import replace_on_success, write_bytes, write_json
 from lip_mmdet.study.costs import machine
 from lip_mmdet.study.plan import Run, Study, code_digest, file_digest, kind_of_hook
-from lip_mmdet.study.results import score
+from lip_mmdet.study.results import LEAST_SCORE, score
 
 _TRAIN = (
     'import lip_mmdet.plugin; from lip_mmdet.command_line import run_tool; '
@@ -224,7 +224,7 @@ def _record(study: Study, run: Run, seconds: float, began: dict[str, Any]) -> No
             'score': round(one['score'], 5),
         }
         for one in read_json(files.results, 'results file')
-        if all(map(math.isfinite, (*one['bbox'], one['score'])))
+        if one['score'] >= LEAST_SCORE and all(map(math.isfinite, (*one['bbox'], one['score'])))
     ]
     text = json.dumps(kept, separators=(',', ':')).encode()
     with replace_on_success(run.detections) as file:
