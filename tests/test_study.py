@@ -236,6 +236,7 @@ def test_data_and_records_that_are_not_the_studys_are_refused(study, monkeypatch
     ('old', 'new', 'message'),
     [
         ("name = 'tiny'", '', 'lacks name'),
+        ("name = 'tiny'", "name = 'tiny'\nmax_dets = 0", 'should be at least 1'),
         ("('lip', 'plain')", "('lip', 'plane')", 'compares plane'),
         ("('lip', 'plain')", "'lip'", "'lip', which is no pair"),
         ("label='with LIP'", "label='with LIP', truth='its.json'", 'have different truths'),

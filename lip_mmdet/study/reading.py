@@ -57,6 +57,8 @@ def read_study(path: str | Path) -> Study:
         raise InputError(f'no study at {path}; configs/study/ has those of this project')
     content = _config(path).to_dict()
     _check_types(content, _STUDY, str(path))
+    if content.get('max_dets', 1) < 1:
+        raise InputError(f'{path}: max_dets is {content["max_dets"]}, and should be at least 1')
     results, scratch = Path(content['results']), Path('work_dirs/study') / content['name']
     runs: dict[tuple[str, int], Run] = {}
     labels: dict[str, str] = {}
