@@ -26,7 +26,7 @@ def boxes_of(records: Records, kept: np.ndarray) -> np.ndarray:
         boxes = np.array(None)
     if boxes.dtype.kind not in 'if' or boxes.shape != (len(rows), 4):
         four = 'four numbers [x, y, width, height] are expected'
-        if records.noun == 'detection' and all(value is UNSET for value in values):
+        if all(value is UNSET for value in values):
             four += '; masks without boxes are scored with --iou-type segm'
         records.refuse('bbox', lambda v: not isinstance(v, list) or len(v) != 4, four, rows)
         quoted = str if records.noun == 'annotation' else int

@@ -201,6 +201,7 @@ def test_polygons_in_results_or_without_an_image_size_are_refused(tmp_path):
     assert 'RLE in pixels are expected' in err
     truth = copy.deepcopy(TRUTH)
     del truth['images'][0]['height']
+    assert 'scored with --iou-type segm' in by_the_tool(tmp_path, TRUTH, RESULTS)[1]
     _, err, _ = by_the_tool(tmp_path, truth, RESULTS, '--iou-type', 'segm')
     assert 'annotation number 2' in err and 'polygons need width and height' in err
 
