@@ -24,6 +24,7 @@ from lip_mmdet.study import (
     write_results,
 )
 from lip_mmdet.study.results import score
+from lip_mmdet.visualization import study as study_plots
 
 STUDY = """
 name = 'tiny'
@@ -140,9 +141,12 @@ def test_runs_that_are_done_are_counted_and_told(study):
     assert {path.name for path in one.results.glob('*.png')} == {'arms.png', 'differences.png'}
 
 
-def test_costs_are_measured_apart(study):
+def test_costs_are_measured_apart(study, monkeypatch):
+    edit(study, ("starts_from='lip',", "starts_from='lip', truth='other.json',"))
+    shutil.copy(study.with_name('kept') / 'val.json', study.with_name('kept') / 'other.json')
     one = read_study(study)
-    for run in (one.runs[0], one.runs[-1]):  # the last one trains nothing, and costs nothing
+    *_, more, tested = one.runs
+    for run in (one.runs[0], more, tested):  # the last one trains nothing, and costs nothing
         pretend(run, one, 1)
     write_costs(one, repeats=1)
     arms = json.loads(one.costs_file.read_text())['arms']
@@ -150,10 +154,16 @@ def test_costs_are_measured_apart(study):
     assert arms['lip'] != arms['plain']
     adds = [arms[name]['mega_multiply_adds'] for name in arms]
     assert adds[0] < adds[1] == adds[2]
+    drawn = []
+    draw = study_plots.draw_cost
+    monkeypatch.setattr(
+        study_plots, 'draw_cost', lambda *args: drawn.append(list(args[0])) or draw(*args)
+    )
     page = write_results(one, resamples=50).read_text()
     assert f'| {adds[0]:,.0f} |' in page
     assert '![AP against cost](cost.png)' in page
     assert (one.results / 'cost.png').is_file()
+    assert drawn == [['plain']]  # AP by other annotations has no place beside it
     # What another backbone of the arm cost is no longer its cost.
     edit(study, ("'model.backbone.type': 'ResNet'", "'model.backbone.style': 'caffe'"))
     one = read_study(study)
