@@ -197,6 +197,9 @@ def test_another_config_is_another_run_and_older_code_is_told(study):
     config.write_text(text + "\ndefault_hooks = dict(ema=dict(type='EMAHook'))\n")
     assert len(read_study(study).left()) == 6
     config.write_text(text)
+    added = "{'experiment_name': 'one', 'optim_wrapper.optimizer.lr'"  # which tiny.py has not
+    edit(study, ("{'optim_wrapper.optimizer.lr'", added))
+    assert 'experiment_name' in read_study(study).runs[4].config
     changed = "label='with LIP', changes=CHANGED"
     study.write_text(study.read_text().replace("label='with LIP'", changed))
     changed = "CHANGED = {'optim_wrapper.optimizer.lr': 1.0}\n"

@@ -113,11 +113,11 @@ def _check(records: Records, truth: GroundTruth, shift: int, positions: int | No
     if outside:
         notes.append(f'note: {source}: {outside} of {count} detections are in images that the '
                      'annotations do not list; they are left out')  # fmt: skip
-    category, of_known, mapped = _categories(records, truth)
+    category, of_known = truth.category_numbers.of(records, 'category_id')
     if shift or positions is not None:
         category, of_known = _renumbered(category, shift, positions, truth.category_numbers)
-    else:
-        notes += mapped
+    elif not of_known.any():
+        category, of_known = _mapped(records, truth, category, notes)
     everything, rows = np.flatnonzero(in_known_image), np.flatnonzero(in_known_image & of_known)
     found = meant = _at(rows, records, image, category, truth, notes)
     hints = []
@@ -220,11 +220,10 @@ def _category_hint(category: np.ndarray, truth: GroundTruth) -> str:
     return 'are they of another dataset?'
 
 
-def _categories(records: Records, truth: GroundTruth) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Return the categories of the detections, which of them are known, and what was mapped."""
-    numbers, known = truth.category_numbers.of(records, 'category_id')
-    if known.any():
-        return numbers, known, []
+def _mapped(
+    records: Records, truth: GroundTruth, category: np.ndarray, notes: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the categories that are meant, where no id is known as it is, and which are known."""
     values = list(records['category_id'])
     own = [str(plain(value)) for value in values]
     keys_of_categories = {
@@ -238,9 +237,9 @@ def _categories(records: Records, truth: GroundTruth) -> tuple[np.ndarray, np.nd
         ids = dict(zip(keys, truth.category_ids.tolist()))
         found = np.array([key in ids for key in own])
         if found.mean() > 0.5:
-            note = f'note: {records.source}: the category ids are {how}; they are mapped so'
-            return np.array([ids.get(key, 0) for key in own]), found, [note]
-    return numbers, known, []
+            notes.append(f'note: {records.source}: the category ids are {how}; they are mapped so')
+            return np.array([ids.get(key, 0) for key in own]), found
+    return category, np.zeros(len(own), dtype=bool)
 
 
 def _images(records: Records, truth: GroundTruth) -> tuple[np.ndarray, np.ndarray, list[str]]:

@@ -296,7 +296,7 @@ def truth_hints(boxes: np.ndarray, areas: np.ndarray, sizes: np.ndarray, source:
     with np.errstate(over='ignore', invalid='ignore'):
         outside = (boxes[:, :2] + boxes[:, 2:] > sizes + _MARGIN).any(axis=1)
         box_areas = boxes[:, 2] * boxes[:, 3]
-    some = box_areas > 0
+    some = (box_areas > 0) & np.isfinite(areas) & np.isfinite(box_areas)
     fits = ((boxes[:, 2:] >= boxes[:, :2]) & (boxes[:, 2:] <= sizes + _MARGIN)).all(axis=1)
     if outside.sum() > 1 and outside.mean() > 0.2 and fits.mean() > 0.99:
         return [

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.runner import Runner
 
 from lip_mmdet.engine.config_checks import config_classes
 from lip_mmdet.engine.mmdet_tools import read_config
@@ -161,7 +163,7 @@ def _changed(config: Config, arm: dict[str, Any], path: Path) -> Config:
     config = copy.deepcopy(config)
     for name, value in arm.get('changes', {}).items():
         # MMEngine would add what is misspelt, and nothing would ever read it.
-        if name.split('.')[0] not in config:
+        if name.split('.')[0] not in {*config, *inspect.signature(Runner).parameters}:
             raise InputError(f'{path}: {arm["name"]} changes {name}, and {arm["config"]} has none')
         try:
             config.merge_from_dict({name: value})

@@ -144,9 +144,11 @@ def _keep_truth(run: Run) -> None:
     if not run.truth.is_file():
         load_ground_truth(path)
         run.truth.parent.mkdir(parents=True, exist_ok=True)
-        pack = gzip.compress if run.truth.suffix == '.gz' else bytes
+        content = path.read_bytes()
+        if run.truth.suffix == '.gz':
+            content = gzip.compress(content, mtime=0)
         with replace_on_success(run.truth) as file:
-            write_bytes(file, pack(path.read_bytes()), run.truth)
+            write_bytes(file, content, run.truth)
     elif not _is_same(load_ground_truth(run.truth), load_ground_truth(path)):
         raise InputError(
             f'{run.truth} has other annotations than {path}, which {run.name} is tested on; give '
