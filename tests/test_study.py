@@ -23,6 +23,7 @@ from lip_mmdet.study import (
     write_costs,
     write_results,
 )
+from lip_mmdet.study.machine import machine
 from lip_mmdet.study.results import score
 from lip_mmdet.visualization import study as study_plots
 
@@ -96,7 +97,7 @@ def study(tmp_path):
     return tmp_path / 'study.py'
 
 
-def pretend(run, study, shift):
+def pretend(run, study, shift, seconds=3600, where='another'):
     """Keep what a training would: the true boxes, off by some pixels."""
     truth = json.loads(run.truth.read_text())
     found = [
@@ -109,7 +110,7 @@ def pretend(run, study, shift):
         for a in truth['annotations']
     ]
     run.detections.write_bytes(gzip.compress(json.dumps(found).encode()))
-    record = dict(key=run.key(), code=plan.code_digest(), data={}, seconds=3600)
+    record = dict(key=run.key(), code=plan.code_digest(), data={}, seconds=seconds, machine=where)
     record.update(figures=score(study, run), max_dets=study.max_dets)
     run.record_file.write_text(json.dumps(record))
 
@@ -127,11 +128,13 @@ def test_runs_that_are_done_are_counted_and_told(study):
         'left: lip:1',
         'left: more:0',
         'left: as is:1',
-        'about 3.0 hours, by the runs so far',
+        'about 2.0 hours, by the runs elsewhere',  # a test takes no time to speak of
         'compared: with LIP over plain',
         'planned: an arm for later',
         'planned: something else',
     ]
+    pretend(lip, one, 1, 7200, machine())
+    assert 'about 4.0 hours, by the runs here' in read_study(study).outlook()
     page = write_results(one, resamples=50).read_text()
     assert f'| with LIP | 1 | {100 * lip.record()["figures"]["AP"]:.1f} |' in page
     mean = 50 * sum(run.record()['figures']['AP'] for run in (plain, other))
@@ -168,7 +171,9 @@ def test_costs_are_measured_apart(study, monkeypatch):
     edit(study, ("'model.backbone.type': 'ResNet'", "'model.backbone.style': 'caffe'"))
     one = read_study(study)
     pretend(one.runs[0], one, 1)
-    assert f'| {adds[0]:,.0f} |' not in write_results(one, resamples=50).read_text()
+    page = write_results(one, resamples=50).read_text()
+    assert f'| {adds[0]:,.0f} |' not in page
+    assert 'cost.png' not in page  # none of those that are left is on the same annotations
     edit(study, ("'model.backbone.style': 'caffe'", "'model.backbone.in_channels': 1"))
     with pytest.raises(InputError, match='no costs of plain: its backbone does not run: '):
         write_costs(read_study(study))
@@ -376,6 +381,15 @@ def test_what_would_fail_later_is_said_first(study, quick, changes, message):
     with pytest.raises(InputError, match=message):
         carry_out(read_study(study))
     assert not quick.commands
+
+
+def test_detections_that_the_config_does_not_keep_are_missed_aloud(study, quick, capsys):
+    edit(study, ('planned =', 'max_dets = 101\nplanned ='))
+    carry_out(read_study(study), 'plain:0')
+    assert 'plain keeps at most 100 detections of an image' in capsys.readouterr().err
+    edit(study, ('max_dets = 101', 'max_dets = 100'))
+    carry_out(read_study(study), 'plain:1')
+    assert 'keeps at most' not in capsys.readouterr().err
 
 
 def test_a_page_of_the_users_is_not_written_over(study):

@@ -6,7 +6,7 @@ results = 'studies/mine'  # detections, annotations, figures and tables; small e
 plain = 'plain.py'  # configs as seen from this file: a detector of yours
 lip = 'lip.py'  # and the same with LIP
 seeds = [0, 1, 2]
-max_dets = 100
+max_dets = 100  # detections of an image that count; see max_per_img of the configs, too
 
 # --- nothing below needs an edit ---------------------------------------------------------------
 arms = [

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import platform
-from pathlib import Path
-from typing import Any
 
 import torch
 from mmdet.registry import MODELS
@@ -18,6 +14,7 @@ from lip_mmdet.benchmark.backbones import caller
 from lip_mmdet.benchmark.measure import interleave, summarize
 from lip_mmdet.errors import InputError
 from lip_mmdet.files import write_json
+from lip_mmdet.study.machine import machine
 from lip_mmdet.study.plan import Run, Study
 
 # Key in the costs file -> head of the table's column.
@@ -85,18 +82,3 @@ def _multiply_adds(net: nn.Module) -> float:
     net.eval()
     with torch.no_grad():
         return sum(run_and_see(net, torch.zeros(_IMAGE)).multiply_adds.values()) / 1e6
-
-
-def machine() -> str:
-    """Return what trains here, in words."""
-    cores = f'{_processor()}, {os.cpu_count()} cores'
-    return f'{torch.cuda.get_device_name()}; {cores}' if torch.cuda.is_available() else cores
-
-
-def _processor() -> str:
-    try:
-        lines: Any = Path('/proc/cpuinfo').read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
-    return names[0] if names else platform.processor()

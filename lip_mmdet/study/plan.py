@@ -15,6 +15,7 @@ import lip_mmdet
 from lip_mmdet.engine.config_checks import inner_datasets
 from lip_mmdet.errors import InputError
 from lip_mmdet.evaluation import read_json
+from lip_mmdet.study.machine import machine
 
 # What of a config decides what a detector becomes and finds; the rest is where it logs.
 _DECISIVE = (
@@ -174,12 +175,8 @@ class Study:
         if not left:
             lines.append('nothing left')
         else:
-            taken = {a: [r.record()['seconds'] for r in self.of_arm(a)] for a in self.labels}
-            known = [seconds for of_arm in taken.values() for seconds in of_arm]
             lines += [f'left: {run.name}{_TAKEN if run.is_taken() else ""}' for run in left]
-            if known:
-                seconds = sum(statistics.mean(taken[run.arm] or known) for run in left)
-                lines.append(f'about {seconds / 3600:.1f} hours, by the runs so far')
+            lines += self._time_of(left)
         begun = {run.arm for run in self.runs}
         pairs = [pair for pair in self.compared if begun.issuperset(pair)]
         lines += [f'compared: {self.labels[a]} over {self.labels[b]}' for a, b in pairs]
@@ -187,6 +184,19 @@ class Study:
         if older:
             lines.append(f'by older code than there is now: {by_arm(older)}')
         return lines + [f'planned: {label}' for label in self.planned]
+
+    def _time_of(self, left: list[Run]) -> list[str]:
+        """Return a line on how long runs will take, by this machine's trainings if it has some."""
+        done = [(run, run.record()) for run in self.runs if run.trains and run.record()]
+        here = [one for one in done if one[1].get('machine') == machine()]
+        known: dict[str, list[float]] = {}
+        for run, record in here or done:
+            known.setdefault(run.arm, []).append(record['seconds'])
+        if not known:
+            return []
+        of_any = [seconds for of_arm in known.values() for seconds in of_arm]
+        hours = sum(statistics.mean(known.get(r.arm, of_any)) for r in left if r.trains) / 3600
+        return [f'about {hours:.1f} hours, by the runs {"here" if here else "elsewhere"}']
 
 
 def kind_of_hook(hook: dict[str, Any]) -> str:

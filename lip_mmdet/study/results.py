@@ -90,19 +90,20 @@ def write_results(study: Study, resamples: int = 1000) -> Path:
         for name, arm in arms.items()
         if name in measured and measured[name].get('backbone', now[name]) == now[name]
     }
-    page = study.results / 'README.md'
-    with replace_on_success(page) as file:
-        write_text(file, _page(study, list(arms.values()), comparisons, costs), page)
     points = {arm.name: {n: r['values'] for n, r in arm.figures().items()} for arm in arms.values()}
     pictures = {'arms.png': draw_arms(points)}
     if comparisons:
         found = [(arm, one.name, one.figures) for arm, one in comparisons]
         pictures['differences.png'] = draw_differences(found)
-    if costs:
-        # AP on other data than the first arm's is no match for it.
-        alike = {study.labels[run.arm] for run in study.runs if run.truth == study.runs[0].truth}
-        points = {arm: points[arm] for arm in costs if arm in alike}
+    # AP on other data than the first arm's is no match for it.
+    alike = {study.labels[run.arm] for run in study.runs if run.truth == study.runs[0].truth}
+    points = {arm: points[arm] for arm in costs if arm in alike}
+    if points:
         pictures['cost.png'] = draw_cost(points, costs)
+    page = study.results / 'README.md'
+    with replace_on_success(page) as file:
+        text = _page(study, list(arms.values()), comparisons, costs, 'cost.png' in pictures)
+        write_text(file, text, page)
     for name, figure in pictures.items():
         with replace_on_success(study.results / name) as file:
             figure.savefig(file, dpi=110)
@@ -122,6 +123,7 @@ def _page(
     arms: list[Arm],
     comparisons: list[tuple[str, Comparison]],
     costs: dict[str, dict[str, float]],
+    drawn: bool,
 ) -> str:
     columns = COSTS if costs else {}
     head = ['| arm | trainings | ' + ' | '.join([*AP_FIGURES, *columns.values()]) + ' |']
@@ -154,7 +156,7 @@ def _page(
     remarks = {comparison.remark for _, comparison in comparisons}
     lines += ['', *(f'In brackets: 95 % {remark}.' for remark in sorted(remarks))]
     lines += ['', '![Figures of each training](arms.png)']
-    if costs:
+    if drawn:
         lines += ['', '![AP against cost](cost.png)']
     older = [run for run in study.runs if is_older(run.record())]
     if older:

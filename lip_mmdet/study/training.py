@@ -27,7 +27,7 @@ from lip_mmdet.errors import InputError
 from lip_mmdet.evaluation import GroundTruth, load_ground_truth, read_json
 from lip_mmdet.evaluation.tables import percent
 from lip_mmdet.files import replace_on_success, write_bytes, write_json
-from lip_mmdet.study.costs import machine
+from lip_mmdet.study.machine import machine
 from lip_mmdet.study.plan import Run, Study, code_digest, file_digest, kind_of_hook
 from lip_mmdet.study.results import LEAST_SCORE, score
 
@@ -69,7 +69,7 @@ def carry_out(study: Study, only: str | None = None) -> None:
         if run.start is not None and run.start not in left:
             checkpoint_of(run.start)
     for run in {run.arm: run for run in left}.values():
-        _check_config(run)
+        _check_config(study, run)
     for number, run in enumerate(left, 1):
         print(f'[{number}/{len(left)}] {run.name}: in {run.work_dir}', flush=True)
         with _alone(run) as log:
@@ -97,7 +97,7 @@ def _alone(run: Run) -> TextIO:
     return log
 
 
-def _check_config(run: Run) -> None:
+def _check_config(study: Study, run: Run) -> None:
     """See that the data can be read and the model built, lest that fail after hours."""
     config = copy.deepcopy(run.config)
     config.test_evaluator = None  # which is not asked
@@ -107,6 +107,14 @@ def _check_config(run: Run) -> None:
         MODELS.build(config.model)
     except Exception as error:  # whatever a module says of its arguments
         raise InputError(f'the model of {run.arm} cannot be built: {error}') from error
+    testing = config.model.get('test_cfg') or {}
+    most = (testing.get('rcnn') or testing).get('max_per_img', study.max_dets)
+    if 0 < most < study.max_dets:
+        print(
+            f'{run.arm} keeps at most {most} detections of an image (max_per_img of its '
+            f'test_cfg), and {study.name} counts {study.max_dets}',
+            file=sys.stderr,
+        )
 
 
 def _began(study: Study, run: Run) -> dict[str, Any]:
