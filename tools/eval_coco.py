@@ -239,49 +239,21 @@ def score(args: argparse.Namespace) -> None:
         truth = evaluation.load_ground_truth(
             args.ann, as_coco=args.as_coco, masks=args.iou_type == 'segm'
         )
-        rules = dict(
-            backend=args.backend,
-            category_ids=chosen_categories(args, truth),
-            max_detections=evaluation.limits_up_to(args.max_dets),
-        )
-        notes = list(truth.notes)
-        if args.split == 'minival' or (reference and reference.split == 'minival'):
-            notes += evaluation.minival_notes(truth)
-        if reference and reference.split != 'minival':
-            notes.append(
-                f'warning: {reference.name} is published for {reference.split}, a different split'
-            )
-        arms, breakdowns, sizes, first = [], [], {}, None
-        for name, files in arm_names(args).items():
-            runs = []
-            for file in files:
-                detections = evaluation.load_detections(
-                    file, truth, args.category_shift, args.category_positions
-                )
-                notes += evaluation.notes_on(detections, truth, args.max_dets)
-                runs.append(evaluation.evaluate(truth, detections, **rules))
-                if not arms:
-                    breakdowns.append(evaluation.break_down(runs[-1], truth, detections))
-                if len(runs) == 1:
-                    first = first or detections
-                    if args.per_size:
-                        sizes[name] = evaluation.ap_by_size(runs[0], truth, detections)
-            arms.append(evaluation.Arm(name, files, runs))
+        notes = [*truth.notes, *evaluation.split_notes(truth, args.split, reference)]
+        arms, breakdowns, sizes, first = evaluate_arms(args, truth, notes)
         if len(args.results) > 1 and args.report:
             notes.append(f'note: curves, errors and images of the report are of {args.results[0]}')
         for note in notes:
             print(note, file=sys.stderr)
-
-        comparisons = []
-        if args.baseline:
-            comparisons = evaluation.compare(
-                arms[0], arms[1:], truth, resamples=args.resamples, seed=args.seed
-            )
         summary = evaluation.Summary(
             breakdown=evaluation.mean_of(breakdowns),
             label=args.label,
-            arms=arms if len(arms) > 1 or len(breakdowns) > 1 else (),
-            comparisons=comparisons,
+            arms=arms,
+            comparisons=evaluation.compare(
+                arms[0], arms[1:], truth, resamples=args.resamples, seed=args.seed
+            )
+            if args.baseline
+            else (),
             reference=reference,
             sizes=sizes,
             notes=notes,
@@ -296,19 +268,42 @@ def score(args: argparse.Namespace) -> None:
         if 'report' in targets:
             from lip_mmdet.visualization.report import ReportInput, write_report
 
-            write_report(
-                ReportInput(
-                    summary=summary,
-                    truth=truth,
-                    detections=first,
-                    evaluation=arms[0].runs[0],
-                    baselines={arm.name: arm.runs[0] for arm in arms[1:]},
-                    image_folder=args.images,
-                ),
-                targets['report'],
-                Path(args.report),
-            )
+            content = ReportInput(summary, truth, first, args.images)
+            write_report(content, targets['report'], Path(args.report))
             print(f'report: {Path(args.report) / "index.html"}')
+
+
+def evaluate_arms(
+    args: argparse.Namespace, truth: evaluation.GroundTruth, notes: list[str]
+) -> tuple[list[evaluation.Arm], list[evaluation.Breakdown], dict, evaluation.Detections]:
+    """Evaluate each detector's files, and add to ``notes`` what is to be known of them.
+
+    Returns:
+        The detectors, the measured one first; the breakdowns of its trainings; AP by finer sizes
+        of each detector's first training, if it is asked for; the first file's detections.
+    """
+    rules = dict(
+        backend=args.backend,
+        category_ids=chosen_categories(args, truth),
+        max_detections=evaluation.limits_up_to(args.max_dets),
+    )
+    arms, breakdowns, sizes, first = [], [], {}, None
+    for name, files in arm_names(args).items():
+        runs = []
+        for file in files:
+            detections = evaluation.load_detections(
+                file, truth, args.category_shift, args.category_positions
+            )
+            notes += evaluation.notes_on(detections, truth, args.max_dets)
+            runs.append(evaluation.evaluate(truth, detections, **rules))
+            if not arms:
+                breakdowns.append(evaluation.break_down(runs[-1], truth, detections))
+            if args.per_size and len(runs) == 1:
+                sizes[name] = evaluation.ap_by_size(runs[0], truth, detections)
+            if first is None:
+                first = detections
+        arms.append(evaluation.Arm(name, files, runs))
+    return arms, breakdowns, sizes, first
 
 
 def arm_names(args: argparse.Namespace) -> dict[str, list[str]]:

@@ -25,8 +25,8 @@ from lip_mmdet.evaluation.published import (
     Reference,
     find_reference,
     find_split,
-    minival_notes,
     references,
+    split_notes,
 )
 from lip_mmdet.evaluation.submission import (
     check_submission,
@@ -64,10 +64,10 @@ __all__ = [
     'load_detections',
     'load_ground_truth',
     'mean_of',
-    'minival_notes',
     'notes_on',
     'read_json',
     'references',
+    'split_notes',
     'submission_problems',
     'write_submission',
 ]

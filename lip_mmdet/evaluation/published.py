@@ -113,13 +113,23 @@ def find_split(name: str, data_root: str | os.PathLike = 'data/coco') -> Split:
     raise InputError(f'no {name} in {root}: put {looked_for} there, or name another --data-root')
 
 
-def minival_notes(ground_truth: GroundTruth) -> list[str]:
-    """Say so if the annotations are not the 5000 images and 80 classes of minival."""
+def split_notes(
+    ground_truth: GroundTruth, split: str | None, reference: Reference | None = None
+) -> list[str]:
+    """Say so if the annotations are not of the split that is named, or that a row is of.
+
+    That is judged of minival alone, by its 5000 images and 80 classes.
+    """
+    notes = []
     size = (len(ground_truth.image_ids), len(ground_truth.category_ids))
-    if size == _MINIVAL_SIZE:
-        return []
-    return [
-        f'warning: {ground_truth.source} has {size[0]} images and {size[1]} classes where COCO '
-        f'minival has {_MINIVAL_SIZE[0]} and {_MINIVAL_SIZE[1]}: compare these figures with no '
-        'published ones'
-    ]
+    if 'minival' in (split, reference and reference.split) and size != _MINIVAL_SIZE:
+        notes.append(
+            f'warning: {ground_truth.source} has {size[0]} images and {size[1]} classes where COCO '
+            f'minival has {_MINIVAL_SIZE[0]} and {_MINIVAL_SIZE[1]}: compare these figures with no '
+            'published ones'
+        )
+    if reference and reference.split != 'minival':
+        notes.append(
+            f'warning: {reference.name} is published for {reference.split}, a different split'
+        )
+    return notes

@@ -17,7 +17,7 @@ class Summary:
     Attributes:
         breakdown: of the detector, the mean over its trainings.
         label: its name.
-        arms: the detector and the baselines, empty where only one training was scored.
+        arms: the detector and the baselines; empty where figures alone are shown.
         comparisons: with each baseline.
         reference: a published row to compare with.
         sizes: name of a detector to its AP by size of the objects.
@@ -38,7 +38,7 @@ class Summary:
         if self.reference is not None:
             gaps = differences(self.breakdown.figures, self.reference.figures)
             content['reference'] = {**asdict(self.reference), 'differences': gaps}
-        if self.arms:
+        if len(self.arms) > 1 or any(len(arm.runs) > 1 for arm in self.arms):
             content['arms'] = [arm.as_json() for arm in self.arms]
         if self.comparisons:
             content['comparisons'] = [comparison.as_json() for comparison in self.comparisons]

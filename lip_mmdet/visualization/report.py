@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
@@ -40,6 +40,8 @@ _ERROR_MEANINGS = {
     'background': 'IoU below 0.1 with every object',
     'missed': 'found by no detection, nor one wrong in class or box only',
 }
+# Images that are shown, and the score from which detections are shown in them.
+_WORST, _MIN_SCORE = 6, 0.3
 
 
 @dataclass(frozen=True)
@@ -47,23 +49,20 @@ class ReportInput:
     """What a report shows.
 
     Attributes:
-        summary: the figures.
-        truth, detections: what was evaluated, of the first training where there are several.
-        evaluation: of the detections.
-        baselines: name to evaluation of the detectors to compare with.
+        summary: the figures, with the detectors that they are of.
+        truth, detections: what was evaluated first, of which curves, errors and images are.
         image_folder: where the annotations' file names are; worst images need them.
-        worst: how many images to show.
-        min_score: detections below it are left out of the images.
     """
 
     summary: Summary
     truth: GroundTruth
     detections: Detections
-    evaluation: CocoEvaluation
-    baselines: dict[str, CocoEvaluation] = field(default_factory=dict)
     image_folder: str | None = None
-    worst: int = 6
-    min_score: float = 0.3
+
+    @property
+    def evaluation(self) -> CocoEvaluation:
+        """Of the detections."""
+        return self.summary.arms[0].runs[0]
 
 
 def write_report(content: ReportInput, page: Path, folder: Path) -> None:
@@ -99,9 +98,7 @@ def _plots(content: ReportInput, errors: ErrorBreakdown) -> dict[str, Figure | N
     return {
         'precision_recall_by_iou': curves.precision_recall_by_iou(content.evaluation),
         'precision_recall_by_area': curves.precision_recall_by_area(content.evaluation),
-        'ap_over_iou': curves.ap_over_iou(
-            {content.summary.label: content.evaluation, **content.baselines}
-        ),
+        'ap_over_iou': curves.ap_over_iou({arm.name: arm.runs[0] for arm in content.summary.arms}),
         'ap_by_area': curves.ap_by_area(content.summary),
         'errors': curves.errors(errors),
         'ap_per_class': curves.ap_per_class(content.summary),
@@ -123,7 +120,7 @@ def _worst_images(content: ReportInput, errors: ErrorBreakdown) -> dict[str, dic
         image_id = int(truth.image_ids[position])
         name = truth.file_names[image_id]
         path = Path(content.image_folder) / name
-        if np.isnan(ap[position]) or len(result) == content.worst:
+        if np.isnan(ap[position]) or len(result) == _WORST:
             break
         try:
             pixels = imread(path)
@@ -147,11 +144,11 @@ def _boxes_of(
     """Return an image's boxes, their kinds and their labels, ground truth first."""
     truth, detections = content.truth, content.detections
     objects = np.flatnonzero((truth.image == image_id) & ~truth.crowd)
-    shown = (detections.image == image_id) & (detections.scores >= content.min_score)
+    shown = (detections.image == image_id) & (detections.scores >= _MIN_SCORE)
     rows = [row for row in np.flatnonzero(shown).tolist() if errors.kind(row) != 'ignored']
     matches = content.evaluation.matches
     matched, by, hit = matches.at(0, 0)
-    found = np.isin(objects, by[hit & (matches.scores[matched] >= content.min_score)])
+    found = np.isin(objects, by[hit & (matches.scores[matched] >= _MIN_SCORE)])
     kinds = ['found' if was_found else 'missed' for was_found in found.tolist()]
     labels = [
         truth.category_names[category] if kind == 'missed' else ''
@@ -311,7 +308,7 @@ def _worst_section(content: ReportInput, worst: dict[str, dict]) -> str:
     legend = (
         '<p class="legend"><span class="truth">object</span>'
         '<span class="truth dashed">object not found</span><span class="hit">hit</span>'
-        f'<span class="error">false alarm</span> at IoU 0.5, score {content.min_score:g} and up</p>'
+        f'<span class="error">false alarm</span> at IoU 0.5, score {_MIN_SCORE:g} and up</p>'
     )
     return f'{legend}<div class="grid">{figures}</div>'
 

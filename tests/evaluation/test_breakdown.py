@@ -143,13 +143,19 @@ def test_minival_is_found_under_either_name_and_its_size_is_checked(tmp_path):
     new.write_text('{}')
     assert evaluation.find_split('minival', tmp_path) == (new, tmp_path / 'val2017')
 
-    def notes(images, categories):
+    def notes(images, categories, split='minival', reference=None):
         content = dict(
             images=[dict(id=i) for i in range(images)],
             categories=[dict(id=c) for c in range(categories)],
             annotations=[],
         )
-        return evaluation.minival_notes(evaluation.ground_truth_from(content, 'x'))
+        truth = evaluation.ground_truth_from(content, 'x')
+        return evaluation.split_notes(truth, split, reference)
 
     assert notes(5000, 80) == []
     assert '4999 images' in notes(4999, 80)[0] and '3 classes' in notes(5000, 3)[0]
+    assert notes(4999, 80, split=None) == []
+    published = evaluation.references()
+    assert '4999 images' in notes(4999, 80, None, published['lip-resnet-101'])[0]
+    (note,) = notes(4999, 80, None, published['lip-resnet-101-md'])
+    assert 'published for test-dev, a different split' in note
