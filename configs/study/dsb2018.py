@@ -120,14 +120,14 @@ arms = [
         name='resnet18-d',
         label='ResNet-18-D (deep_stem, avg_down)',
         config=detector,
-        seeds=later,
+        seeds=seeds[:3],
         changes={'model.backbone.deep_stem': True, 'model.backbone.avg_down': True},
     ),
     dict(
         name='resnet34',
         label='ResNet-34',
         config=detector,
-        seeds=later,
+        seeds=seeds[:3],
         changes={'model.backbone.depth': 34},
     ),
     dict(
