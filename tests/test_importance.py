@@ -15,9 +15,11 @@ from test_recording import randomised
 from tiny_detector import run_tool, write_tiny_project
 
 import lip_mmdet.plugin  # noqa: F401
+from lip_mmdet.engine import importance
 from lip_mmdet.engine.detector import image_files, load_detector
 from lip_mmdet.engine.importance import importance_views
 from lip_mmdet.errors import InputError
+from lip_mmdet.layers import ImportanceMap
 from lip_mmdet.visualization.importance import cut_padding, draw_importance, draw_pixels
 
 
@@ -79,6 +81,18 @@ def test_levels_and_channels_cover_the_image(project):
     assert all(v.min() >= 0 and v.max() <= 100 for v in view.levels.values())
     assert len(view.channels) == 3
     assert draw_pixels(draw_importance(view)).dtype == np.uint8
+
+
+def test_levels_are_named_by_stride_on_canvases_that_are_no_multiple_of_it():
+    maps = {
+        f'layer{n}.0.shortcut_logit': ImportanceMap(torch.zeros(0), torch.zeros(1, *size), 2.2)
+        for n, size in {2: (54, 33), 4: (14, 9)}.items()
+    }
+    labels = [label for label, _ in importance._levels(maps, 0, (427, 260))]
+    assert labels == [
+        'stride 8 (layer2.0.shortcut_logit)',
+        'stride 32 (layer4.0.shortcut_logit)',
+    ]
 
 
 def test_what_does_not_fit_or_is_not_there_is_refused(project):

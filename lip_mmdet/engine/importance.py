@@ -5,6 +5,7 @@ What draws is imported where it is used, for a config's plugin imports this file
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Iterable, Iterator
 
@@ -126,7 +127,9 @@ def _levels(
         if len(places) > 1:
             places = sorted({place.rpartition('.')[0] or place for place in places})
         named = places[0] + (f' and {len(places) - 1} more' if len(places) > 1 else '')
-        label = f'stride {round(canvas[0] / size[0])} ({named})'
+        # A canvas need not be a multiple of its strides, which are powers of two.
+        stride = 2 ** round(math.log2(max(canvas) / max(size)))
+        label = f'stride {stride} ({named})'
         yield label, np.mean([percent for _, percent in members], axis=0)
 
 

@@ -8,7 +8,9 @@ import sys
 from dataclasses import dataclass
 from typing import Any, List, Sequence, Tuple
 
+from rich.cells import cell_len
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -190,7 +192,12 @@ def print_tables(tables: Sequence[Table], console: Console | None = None) -> Non
         for label, cells in table.rows:
             # Names come from files and may hold what Rich takes for markup.
             grid.add_row(*map(Text, (label, *cells)))
-        console.print(grid)
+        # Labels may be broken. Of figures, where they have no room, Rich would leave nothing.
+        needed = Measurement.get(console, console.options.update(max_width=10_000), grid).maximum
+        needed -= max([0, *(cell_len(label) - 24 for label, _ in table.rows)])
+        if needed > console.width:
+            grid.width = needed
+        console.print(grid, crop=False)
         if table.caption:
             console.print(Text(table.caption, style='dim'))
         console.print()

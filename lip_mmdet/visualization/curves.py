@@ -12,10 +12,14 @@ from lip_mmdet.visualization.theme import (
     ERROR,
     INK,
     MEASURED,
+    OTHERS,
     REFERENCE,
     legend_above,
     new_figure,
+    shortened,
 )
+
+MOST_CLASSES = 100  # that are drawn; COCO has 80
 
 _AREA_FIGURES = {'APS': 'small', 'APM': 'medium', 'APL': 'large'}
 
@@ -56,7 +60,7 @@ def ap_over_iou(evaluations: dict[str, CocoEvaluation]) -> Figure:
         )
         ap = [np.nan if curve is None else 100 * curve.mean() for curve in curves]
         axes.plot(source.iou_thresholds, ap, 'o-', color=color, label=name, markersize=5)
-    axes.set(xlabel='IoU threshold', ylabel='AP (%)', ylim=(0, None))
+    axes.set(xlabel='IoU threshold', ylabel='AP (%)', ylim=(0, max(1, axes.get_ylim()[1])))
     legend_above(figure)
     return figure
 
@@ -78,21 +82,27 @@ def ap_by_area(summary: Summary) -> Figure:
         heights = [0 if value is None else 100 * value for value in values]
         bars = axes.bar(places, heights, width * 0.92, color=color, label=name)
         texts = ['-' if value is None else f'{100 * value:.1f}' for value in values]
-        axes.bar_label(bars, texts, padding=2, fontsize=8, color=INK)
+        upright = 90 if len(groups) > 3 else 0  # beside each other they would overlap
+        axes.bar_label(bars, texts, padding=2, fontsize=8, color=INK, rotation=upright)
     axes.set_xticks(range(3), [f'{key}\n{area}' for key, area in _AREA_FIGURES.items()])
-    axes.set(ylabel='AP (%)')
     axes.margins(y=0.15)
+    axes.set(ylabel='AP (%)', ylim=(0, max(1, axes.get_ylim()[1])))
     axes.grid(visible=False, axis='x')
     legend_above(figure)
     return figure
 
 
 def ap_per_class(summary: Summary) -> Figure | None:
-    """Draw a bar for each class with ground truth, best first; a dot marks the baseline's AP."""
+    """Draw a bar for each class with ground truth, best first; a dot marks the baseline's AP.
+
+    Of more than :data:`MOST_CLASSES` the best and the worst.
+    """
     rows = [row for row in summary.breakdown.per_class if row['AP'] is not None]
     if not rows:
         return None
     rows.sort(key=lambda row: row['AP'])
+    if len(rows) > MOST_CLASSES:
+        rows = rows[: MOST_CLASSES // 2] + rows[-MOST_CLASSES // 2 :]
     figure, axes = new_figure(5.4, max(2.2, 0.9 + (0.26 if len(rows) <= 30 else 0.19) * len(rows)))
     places = np.arange(len(rows))
     values = [100 * row['AP'] for row in rows]
@@ -111,7 +121,7 @@ def ap_per_class(summary: Summary) -> Figure | None:
             markeredgecolor='white',
         )
         legend_above(figure)
-    axes.set_yticks(places, [_shortened(row['name']) for row in rows])
+    axes.set_yticks(places, [shortened(row['name'], 24) for row in rows])
     axes.set(xlabel='AP (%)', xlim=(0, 1.12 * max(*values, 1)))
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.grid(visible=False, axis='y')
@@ -135,7 +145,7 @@ def errors(breakdown: ErrorBreakdown) -> Figure:
 
 def _colors(count: int) -> list[str]:
     """Return a colour for the detector and one for each of the baselines."""
-    return [MEASURED, BASELINE, *(f'C{number}' for number in range(count))][:count]
+    return [MEASURED, BASELINE, *(OTHERS[i % len(OTHERS)] for i in range(count))][:count]
 
 
 def _mean_over_classes(precision: np.ndarray) -> np.ndarray | None:
@@ -148,7 +158,3 @@ def _finish_precision_recall(axes) -> None:
     axes.set(xlabel='recall', ylabel='precision', xlim=(0, 1), ylim=(0, 1.02))
     if axes.lines:
         axes.legend(frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1.0, 0.5))
-
-
-def _shortened(name: str, length: int = 24) -> str:
-    return name if len(name) <= length else name[: length - 1] + '…'

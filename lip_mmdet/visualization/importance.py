@@ -19,8 +19,9 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
 from lip_mmdet.files import replace_on_success, write_text
-from lip_mmdet.visualization.boxes import draw_boxes
+from lip_mmdet.visualization.boxes import draw_boxes, shrunk
 from lip_mmdet.visualization.report_style import STYLE
+from lip_mmdet.visualization.theme import names_as_written
 
 # Trained networks hardly ever go past it, and one scale for all makes pictures comparable.
 BRIGHTEST = 50
@@ -72,17 +73,15 @@ def cut_padding(
     return values[rows[:, None], columns]
 
 
-def draw_importance(view: ImportanceView, width: float = 3.2) -> Figure:
-    """Draw an image with its detections, the selectivity of each level, and channels of a logit.
-
-    Args:
-        view: what to draw.
-        width: of a panel in inches.
-    """
+@names_as_written()
+def draw_importance(view: ImportanceView) -> Figure:
+    """Draw an image with its detections, the selectivity of each level, and channels of a logit."""
     panels = 1 + len(view.levels) + len(view.channels)
-    columns = min(panels, 4)
+    high = min(view.image.shape[0] / view.image.shape[1], 3)
+    columns = min(panels, 4 if high > 0.4 else 2 if high > 0.15 else 1)  # of panoramas fewer
     rows = -(-panels // columns)
-    height = width * min(max(view.image.shape[0] / view.image.shape[1], 0.3), 3)
+    width = 3.2 * 4 / columns if high <= 0.4 else 3.2  # of a panel, in inches
+    height = max(width * high, 0.9)
     # A bar takes an eighth of a panel's width, and titles their lines.
     size = (width * columns, (0.88 * height + 0.3) * rows + 0.3)
     figure = Figure(figsize=size, layout='constrained')
@@ -90,9 +89,9 @@ def draw_importance(view: ImportanceView, width: float = 3.2) -> Figure:
     for axis in axes:
         axis.axis('off')
     extent = (0, view.image.shape[1], view.image.shape[0], 0)
-    axes[0].imshow(draw_pixels(_detections(view)), extent=extent)
+    axes[0].imshow(draw_pixels(_detections(view, width)), extent=extent)
     axes[0].set_title(f'detections: {len(view.labels)}', fontsize=9)
-    grey = view.image.mean(-1)
+    grey = shrunk(view.image).mean(-1)
     for axis, (label, values) in zip(axes[1:], view.levels.items()):
         axis.imshow(grey, cmap='gray', vmin=0, vmax=255, extent=extent)
         shown = axis.imshow(values, cmap=_COLOURS, vmin=0, vmax=BRIGHTEST, alpha=0.8, extent=extent)
@@ -103,6 +102,7 @@ def draw_importance(view: ImportanceView, width: float = 3.2) -> Figure:
     return figure
 
 
+@names_as_written()
 def draw_pixels(figure: Figure, dpi: int = 130) -> np.ndarray:
     """Render a figure to RGB pixels, (height, width, 3), uint8."""
     figure.set_dpi(dpi)
@@ -117,10 +117,11 @@ def _finish(axis: Axes, title: str, shown, **options) -> None:
     bar.ax.tick_params(labelsize=7)
 
 
-def _detections(view: ImportanceView) -> Figure:
+def _detections(view: ImportanceView, width: float = 6) -> Figure:
     count = len(view.boxes)
     labels = view.labels if count <= MOST_LABELS else [''] * count
-    return draw_boxes(view.image, view.boxes, ['hit'] * count, labels)
+    # The best come first, and are drawn on top.
+    return draw_boxes(view.image, view.boxes[::-1], ['hit'] * count, labels[::-1], width)
 
 
 class ImportancePage:
@@ -137,6 +138,7 @@ class ImportancePage:
         self._figures: list[str] = []
         self._levels: dict[str, None] = {}  # in order
 
+    @names_as_written()
     def add(self, name: str, view: ImportanceView) -> Path:
         """Write an image's picture, whose path is returned, and put the image on the page.
 
@@ -193,7 +195,8 @@ class ImportancePage:
     def _free_stem(self, name: str) -> str:
         """Return a file name for an image, another for each."""
         stem = ''.join(c if c.isalnum() or c in '-_.' else '_' for c in Path(name).stem) or 'image'
-        return f'{len(self._figures):03d}_{stem[:80]}'
+        # A file's name may have 255 bytes, and what is added takes some.
+        return f'{len(self._figures):03d}_{stem.encode()[:150].decode(errors="ignore")}'
 
 
 def _bar() -> str:

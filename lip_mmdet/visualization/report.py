@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
-import warnings
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.figure import Figure
-from matplotlib.image import imread
 
 from lip_mmdet.evaluation import (
     AP_FIGURES,
@@ -29,8 +26,9 @@ from lip_mmdet.evaluation.published import differences
 from lip_mmdet.evaluation.tables import percent
 from lip_mmdet.files import replace_on_success, write_bytes, write_text
 from lip_mmdet.visualization import curves
-from lip_mmdet.visualization.boxes import draw_boxes
+from lip_mmdet.visualization.boxes import draw_boxes, read_picture
 from lip_mmdet.visualization.report_style import STYLE
+from lip_mmdet.visualization.theme import names_as_written
 
 _ERROR_MEANINGS = {
     'classification': 'IoU 0.5 or more with an object of another class',
@@ -77,9 +75,7 @@ def write_report(content: ReportInput, page: Path, folder: Path) -> None:
         InputError: the folder cannot be written to.
     """
     errors = break_down_errors(content.evaluation, content.truth, content.detections)
-    # Names are no formulas, and a font may lack their letters.
-    with rc_context({'text.parse_math': False}), warnings.catch_warnings():
-        warnings.simplefilter('ignore')
+    with names_as_written():
         plots = _plots(content, errors).items()
         pictures = {name: _png(figure) for name, figure in plots if figure is not None}
         worst = _worst_images(content, errors)
@@ -119,12 +115,10 @@ def _worst_images(content: ReportInput, errors: ErrorBreakdown) -> dict[str, dic
     for position in np.lexsort((-objects, ap)).tolist():
         image_id = int(truth.image_ids[position])
         name = truth.file_names[image_id]
-        path = Path(content.image_folder) / name
         if np.isnan(ap[position]) or len(result) == _WORST:
             break
-        try:
-            pixels = imread(path)
-        except (OSError, ValueError):  # not there, or not an image
+        pixels = read_picture(Path(content.image_folder) / name)
+        if pixels is None:
             continue
         boxes, kinds, labels = _boxes_of(image_id, content, errors)
         result[f'worst_{len(result) + 1}'] = {
@@ -292,7 +286,11 @@ def _classes_section(summary: Summary, pictures: dict[str, bytes]) -> str:
         table = f'<details><summary>{head}</summary>{table}</details>'
     plot = ''
     if 'ap_per_class' in pictures:
-        plot = _figure(pictures['ap_per_class'], 'AP of each class with ground truth')
+        which = 'each class'
+        if sum(row['AP'] is not None for row in summary.breakdown.per_class) > curves.MOST_CLASSES:
+            half = curves.MOST_CLASSES // 2
+            which = f'the {half} best and the {half} worst classes'
+        plot = _figure(pictures['ap_per_class'], f'AP of {which} with ground truth')
     return f'<div class="narrow">{plot}</div>{table}'
 
 

@@ -39,7 +39,7 @@ th, td { padding: 6px 10px; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--line); }
 thead th { color: var(--soft); font-weight: 600; font-size: 13px; }
 tr > th:first-child { text-align: left; }
-tbody th { font-weight: 500; }
+tbody th { font-weight: 500; white-space: normal; overflow-wrap: anywhere; min-width: 150px; }
 tbody tr:last-child > * { border-bottom: 0; }
 th small { display: block; color: var(--soft); font-weight: 400; white-space: normal; }
 summary { cursor: pointer; color: var(--blue); margin-top: 8px; }
@@ -63,7 +63,7 @@ footer { color: var(--soft); font-size: 13px; padding-top: 20px; padding-bottom:
   table { font-size: 12px; }
   thead th { font-size: 11.5px; }
   th, td { padding: 6px 3px; }
-  tbody th { white-space: normal; overflow-wrap: anywhere; min-width: 76px; }
+  tbody th { min-width: 76px; }
 }
 @media print { body { background: white; } section { break-inside: avoid; } }
 """

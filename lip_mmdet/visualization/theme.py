@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
+from contextlib import contextmanager
+from typing import Iterator
+
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 MEASURED = '#2563eb'
 BASELINE = '#f59e0b'
+# What else is compared; neither looks like the first two.
+OTHERS = ('#059669', '#db2777', '#7c3aed', '#67e8f9', '#92400e', '#a3e635')
 REFERENCE = '#64748b'
 TRUTH = '#16a34a'
 HIT = '#2563eb'
@@ -23,9 +30,29 @@ def new_figure(width: float = 5.4, height: float = 3.7) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+@contextmanager
+def names_as_written() -> Iterator[None]:
+    """Draw names as they are, for they are no formulas and a font may lack their letters."""
+    with rc_context({'text.parse_math': False}), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        yield
+
+
 def legend_above(figure: Figure) -> None:
-    """Put the legend above the axes, where it hides nothing."""
-    figure.legend(loc='outside upper left', ncols=3, frameon=False, fontsize=9, handlelength=1.2)
+    """Put the legend above the axes, where it hides nothing, and make the figure higher for it."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    labels = [shortened(label, 60) for label in labels]
+    columns = min(3, max(1, 70 // (max(map(len, labels)) + 6)))
+    rows = -(-len(labels) // columns)
+    figure.set_figheight(figure.get_figheight() + 0.18 * (rows - 1))
+    options = dict(ncols=columns, frameon=False, fontsize=9, handlelength=1.2)
+    figure.legend(handles, labels, loc='outside upper left', **options)
+
+
+def shortened(name: str, length: int) -> str:
+    """Return a longer name without its middle; those of runs often differ at the end."""
+    half = length // 2
+    return name if len(name) <= length else f'{name[: half - 1]}…{name[-half:]}'
 
 
 def style(axes: Axes) -> None:
