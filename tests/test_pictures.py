@@ -116,7 +116,7 @@ def test_importance_of_odd_names_and_shapes(tmp_path):
         np.zeros((20, 400, 3), np.uint8),
         np.array([[5.0, 5, 10, 10]]),
         ['$x^$ 細 0.50'],
-        {f'stride {s} (layer)': np.zeros((20, 400)) for s in (4, 8, 16)},
+        {f'stride {s} ({"stage2.0.fuse_layers.1" * 3})': np.zeros((20, 400)) for s in (4, 8)},
     )
     page = ImportancePage(tmp_path, 'odd')
     with warnings.catch_warnings():
@@ -128,3 +128,9 @@ def test_importance_of_odd_names_and_shapes(tmp_path):
     figure = draw_importance(view)
     FigureCanvasAgg(figure).draw()
     assert figure.axes[0].get_window_extent().width > 0.8 * figure.bbox.width
+    square = ImportanceView(np.zeros((90, 90, 3), np.uint8), view.boxes, view.labels, view.levels)
+    figure = draw_importance(square)
+    FigureCanvasAgg(figure).draw()
+    titles = [axes.title.get_window_extent() for axes in figure.axes[:3]]
+    assert titles[0].x0 >= 0 and titles[-1].x1 <= figure.bbox.x1
+    assert all(left.x1 < right.x0 for left, right in zip(titles, titles[1:]))

@@ -80,7 +80,7 @@ def main() -> None:
                 commands = {'pycocotools': [*judge, 'ann.json', 'a.json', 'out.json'], **commands}
             turns = [
                 {row: measure(command, folder) for row, command in commands.items()}
-                for _ in range(args.repeat)
+                for _ in range(max(1, args.repeat))
             ]
         print_rows(name, {row: least([turn[row] for turn in turns]) for row in commands})
 

@@ -21,7 +21,7 @@ from matplotlib.image import imsave
 from lip_mmdet.files import replace_on_success, write_text
 from lip_mmdet.visualization.boxes import draw_boxes, shrunk
 from lip_mmdet.visualization.report_style import STYLE
-from lip_mmdet.visualization.theme import names_as_written
+from lip_mmdet.visualization.theme import names_as_written, shortened
 
 # Trained networks hardly ever go past it, and one scale for all makes pictures comparable.
 BRIGHTEST = 50
@@ -90,12 +90,12 @@ def draw_importance(view: ImportanceView) -> Figure:
         axis.axis('off')
     extent = (0, view.image.shape[1], view.image.shape[0], 0)
     axes[0].imshow(draw_pixels(_detections(view, width)), extent=extent)
-    axes[0].set_title(f'detections: {len(view.labels)}', fontsize=9)
+    axes[0].set_title(f'detections: {len(view.labels)}', fontsize=8)
     grey = shrunk(view.image).mean(-1)
     for axis, (label, values) in zip(axes[1:], view.levels.items()):
         axis.imshow(grey, cmap='gray', vmin=0, vmax=255, extent=extent)
         shown = axis.imshow(values, cmap=_COLOURS, vmin=0, vmax=BRIGHTEST, alpha=0.8, extent=extent)
-        _finish(axis, f'selectivity (%), {label}', shown, extend='max')
+        _finish(axis, f'selectivity (%), {shortened(label, 30)}', shown, extend='max')
     for axis, (label, values) in zip(axes[1 + len(view.levels) :], view.channels.items()):
         _finish(axis, f'logit, {label}', axis.imshow(values, cmap='cividis', extent=extent))
     figure.supxlabel(_LEGEND, fontsize=8)
@@ -112,7 +112,7 @@ def draw_pixels(figure: Figure, dpi: int = 130) -> np.ndarray:
 
 
 def _finish(axis: Axes, title: str, shown, **options) -> None:
-    axis.set_title(title, fontsize=9)
+    axis.set_title(title, fontsize=8)
     bar = axis.figure.colorbar(shown, ax=axis, shrink=0.8, pad=0.02, **options)
     bar.ax.tick_params(labelsize=7)
 
