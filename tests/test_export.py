@@ -155,6 +155,10 @@ def test_a_whole_detector_finds_what_pytorch_finds(kind, detector, tmp_path, mon
 def test_detectors_whose_boxes_are_made_otherwise_are_refused(detector):
     network = export.load_features(Config.fromfile(detector[0]), detector[1]).detector
     export_detector.Boxes(network)
+    limit = network.rpn_head.test_cfg.pop('nms_pre')
+    with pytest.raises(InputError, match='needs nms_pre above 0 in the test_cfg of RPNHead'):
+        export_detector.Boxes(network)
+    network.rpn_head.test_cfg.nms_pre = limit
     network.roi_head.test_cfg.nms = dict(type='soft_nms', iou_threshold=0.5)
     with pytest.raises(InputError, match='NMS with an iou_threshold, not'):
         export_detector.Boxes(network)

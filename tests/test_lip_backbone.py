@@ -161,6 +161,29 @@ def test_a_warm_start_is_close_to_the_plain_network():
     assert torch.cosine_similarity(ours, theirs, dim=0) > 0.98
 
 
+def test_frozen_stages_freeze_the_lip_within_them_before_a_training_begins():
+    # DistributedDataParallel notes what is to have gradients when it is built.
+    net = LIPBackbone(dict(FAMILIES['RegNet'], frozen_stages=1))
+    before = [name for name, p in net.named_parameters() if p.requires_grad]
+    net.train()
+    assert before == [name for name, p in net.named_parameters() if p.requires_grad]
+
+
+def test_a_plain_module_of_pytorch_keeps_the_weights_that_it_drew():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 2, 1))
+
+        def forward(self, x):
+            return (self.layers(x),)
+
+    net = LIPBackbone(dict(type=Own))
+    drawn = copy.deepcopy(net.state_dict())
+    net.init_weights()
+    torch.testing.assert_close(net.state_dict(), drawn, rtol=0, atol=0)
+
+
 def test_weights_that_are_drawn_leave_lip_an_average():
     net = build('CSPNeXt')
     net.init_weights()

@@ -116,6 +116,9 @@ class LIPBackbone(BaseModule):
         self._register_state_dict_hook(_drop_own_name)
         if mask_padding:
             self._mask_padding()
+        # Frozen stages froze without the LIP in them; DistributedDataParallel, which looks before a
+        # training freezes them again, would wait for its gradients.
+        self.backbone.train(self.backbone.training)
         print_log(f'LIP in {self._summary()}', 'current')
 
     def _replace(
@@ -187,6 +190,8 @@ class LIPBackbone(BaseModule):
         Raises:
             InputError: it names a checkpoint without any weight that fits.
         """
+        if not hasattr(self.backbone, 'init_weights'):
+            return  # a plain module of PyTorch's, which drew its weights when it was built
         with checkpoint_must_fit(self.backbone) as loaded:
             self.backbone.init_weights()
         # Without a checkpoint, which says how LIP starts, every convolution was drawn, those of

@@ -32,7 +32,7 @@ class Boxes(nn.Module):
     there have a score of 0.
 
     Raises:
-        InputError: another kind of detector, or another NMS.
+        InputError: another kind of detector, another NMS, or no limit to the boxes.
     """
 
     def __init__(self, detector: nn.Module) -> None:
@@ -52,6 +52,11 @@ class Boxes(nn.Module):
         for nms in (head.test_cfg.nms for head in heads):
             if dict(nms, iou_threshold=0) != dict(type='nms', iou_threshold=0):
                 raise InputError(f'--detector writes NMS with an iou_threshold, not {dict(nms)}')
+        for head, key in [(heads[0], 'nms_pre'), *((head, 'max_per_img') for head in heads)]:
+            if head.test_cfg.get(key, -1) <= 0:
+                raise InputError(
+                    f'--detector needs {key} above 0 in the test_cfg of {type(head).__name__}'
+                )
         self.dense_head, self.roi_head = (*heads, None)[:2]
 
     def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
