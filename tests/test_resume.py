@@ -316,13 +316,18 @@ def test_the_newest_whole_checkpoint_is_taken(tmp_path):
     assert latest_checkpoint(tmp_path) is None
     pointer = tmp_path / 'last_checkpoint'
     for age, name in enumerate(('epoch_1.pth', 'epoch_2.pth', 'best_epoch_3.pth', 'epoch_4.pth')):
-        torch.save(dict(state_dict={}), tmp_path / name)
+        torch.save(dict(state_dict=dict(weight=torch.ones(1000))), tmp_path / name)
         os.utime(tmp_path / name, (age, age))
-    (tmp_path / 'epoch_4.pth').write_bytes(b'PK')
+    content = (tmp_path / 'epoch_4.pth').read_bytes()
+    ones = torch.ones(10).numpy().tobytes()
+    assert ones in content
     newest = str(tmp_path / 'epoch_2.pth')
-    for left in ('', str(tmp_path / 'epoch_4.pth'), str(tmp_path / 'gone.pth'), '\0'):
-        pointer.write_text(left)
-        assert latest_checkpoint(tmp_path) == newest
+    # Cut, and with a weight that the disk has changed.
+    for damaged in (b'PK', content[:-9], content.replace(ones, ones[:-1] + b'!', 1)):
+        (tmp_path / 'epoch_4.pth').write_bytes(damaged)
+        for left in ('', str(tmp_path / 'epoch_4.pth'), str(tmp_path / 'gone.pth'), '\0'):
+            pointer.write_text(left)
+            assert latest_checkpoint(tmp_path) == newest
     pointer.write_text(str(tmp_path / 'epoch_1.pth'))
     assert latest_checkpoint(tmp_path) == str(tmp_path / 'epoch_1.pth')
     for path in tmp_path.glob('epoch_*'):

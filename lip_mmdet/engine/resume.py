@@ -12,6 +12,7 @@ import os
 import random
 import re
 import zipfile
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator
@@ -275,13 +276,22 @@ def latest_checkpoint(work_dir: str | os.PathLike) -> str | None:
     saved = [p for p in work_dir.glob('*.pth') if re.fullmatch(r'(epoch|iter)_\d+.pth', p.name)]
     newest_first = sorted(saved, key=lambda path: path.stat().st_mtime, reverse=True)
     for path in (named, work_dir / named.name, *newest_first):
-        if path.is_file() and zipfile.is_zipfile(path):  # its index stands at the end
+        if path.is_file() and _is_whole(path):
             if path != named:
                 print_log(f'{pointer} names no whole file; {path} is the newest', 'current')
             return str(path)
     if saved or pointer.is_file():
         raise InputError(f'{work_dir} has no whole checkpoint; name one, or train in a new folder')
     return None
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a checkpoint has its end, and all of it is what was written."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None  # PyTorch does not look at the checksums
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+        return False
 
 
 @contextmanager
