@@ -234,8 +234,6 @@ def score(args: argparse.Namespace) -> None:
         targets = {
             name: outputs.enter_context(replace_on_success(path)) for name, path in paths.items()
         }
-        if any(str(path) in _STDOUT for path in paths.values()):
-            outputs.enter_context(redirect_stdout(sys.stderr))
         truth = evaluation.load_ground_truth(
             args.ann, as_coco=args.as_coco, masks=args.iou_type == 'segm'
         )
@@ -258,7 +256,6 @@ def score(args: argparse.Namespace) -> None:
             sizes=sizes,
             notes=notes,
         )
-        tables.print_tables(tables.tables_of(summary, args.per_class))
         if 'json' in targets:
             write_text(targets['json'], json_text(summary.as_json()), args.out_json)
         if 'csv' in targets:
@@ -270,7 +267,12 @@ def score(args: argparse.Namespace) -> None:
 
             content = ReportInput(summary, truth, first, args.images)
             write_report(content, targets['report'], Path(args.report))
-            print(f'report: {Path(args.report) / "index.html"}')
+    # Last, for who reads them, such as `head`, may have enough and end the tool.
+    to_stdout = any(str(path) in _STDOUT for path in paths.values())
+    with redirect_stdout(sys.stderr if to_stdout else sys.stdout):
+        tables.print_tables(tables.tables_of(summary, args.per_class))
+        if args.report:
+            print(f'report: {paths["report"]}')
 
 
 def evaluate_arms(

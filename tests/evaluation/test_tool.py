@@ -1,6 +1,7 @@
 """tools/eval_coco.py from two files to every output, without torch."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -62,6 +63,19 @@ def test_an_empty_list_of_detections_scores_0_with_a_warning(files):
     assert done.stderr.count('\n') == 1 and 'no detections' in done.stderr
     content = json.loads((folder / 'out.json').read_text())
     assert all(content[name] == 0 for name in ('AP', 'AP50', 'AP75', 'APS', 'APM', 'APL'))
+
+
+def test_files_are_written_though_nobody_reads_the_tables(files):
+    folder, _, _ = files
+    read, write = os.pipe()
+    os.close(read)
+    scored = ['--ann', 'ann.json', '--results', 'a.json', '--out-json', 'o.json', '--report', 'r']
+    command = [sys.executable, str(ROOT / 'tools/eval_coco.py'), *scored]
+    done = subprocess.run(command, cwd=folder, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert done.returncode == 1 and not done.stderr
+    assert json.loads((folder / 'o.json').read_text())['AP'] > 0
+    assert (folder / 'r/index.html').is_file()
 
 
 def test_an_area_without_ground_truth_is_null(files):
