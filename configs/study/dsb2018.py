@@ -7,7 +7,6 @@ max_dets = 400
 
 detector = '../dsb2018/faster-rcnn_r18_fpn_6e_dsb2018-256.py'
 seeds = [0, 1, 2, 3, 4]
-later = []  # three seeds
 lip = {'model.backbone.type': 'LIPResNet'}
 wide = {
     'model.backbone.base_channels': 81,
@@ -144,9 +143,9 @@ arms = [
         seeds=[0],
         changes={**twice, **lip},
     ),
-    dict(name='atss', label='ATSS, ResNet-18', config=atss, seeds=later),
-    dict(name='musu', label='MuSu, ResNet-18', config=musu, seeds=later),
-    dict(name='musu-lip', label='MuSu, LIP-ResNet-18', config=musu, seeds=later, changes=lip),
+    dict(name='atss', label='ATSS, ResNet-18', config=atss, seeds=seeds[:3]),
+    dict(name='musu', label='MuSu, ResNet-18', config=musu, seeds=seeds[:3]),
+    dict(name='musu-lip', label='MuSu, LIP-ResNet-18', config=musu, seeds=seeds[:3], changes=lip),
     *(
         tested(arm, condition, changes)
         for condition, changes in conditions.items()
