@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
-from lip_mmdet.evaluation import tables
-from lip_mmdet.visualization import boxes, curves
+from lip_mmdet.errors import InputError
+from lip_mmdet.evaluation import detections_from, ground_truth_from, tables
+from lip_mmdet.visualization import boxes, curves, plot_detections_beside_truth
 from lip_mmdet.visualization.importance import ImportancePage, ImportanceView, draw_importance
 
 LONG = 'faster-rcnn_lip-r50_fpn_1x_coco_seed{}_epoch_12_val'
@@ -134,3 +135,22 @@ def test_importance_of_odd_names_and_shapes(tmp_path):
     titles = [axes.title.get_window_extent() for axes in figure.axes[:3]]
     assert titles[0].x0 >= 0 and titles[-1].x1 <= figure.bbox.x1
     assert all(left.x1 < right.x0 for left, right in zip(titles, titles[1:]))
+
+
+def test_detections_beside_truth_need_their_images(tmp_path):
+    content = dict(
+        images=[dict(id=1, file_name='turned.jpg', width=50, height=30)],
+        categories=[dict(id=1, name='a')],
+        annotations=[dict(id=1, image_id=1, category_id=1, bbox=[5, 5, 9, 9], area=81, iscrowd=0)],
+    )
+    truth = ground_truth_from(content, 'truth')
+    found = detections_from([], truth, 'results')
+    with pytest.raises(InputError, match='is not there, or no image'):
+        plot_detections_beside_truth(truth, found, tmp_path, tmp_path / 'out.png')
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new('RGB', (30, 50)).save(tmp_path / 'turned.jpg', exif=exif)
+    plot_detections_beside_truth(truth, found, tmp_path, tmp_path / 'out.png')
+    width, height = Image.open(tmp_path / 'out.png').size
+    # Of a high image the two would be a picture more than three times as high as wide.
+    assert height < 2.5 * width

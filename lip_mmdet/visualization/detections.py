@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.image import imread
 from matplotlib.patches import Rectangle
 
+from lip_mmdet.errors import InputError
 from lip_mmdet.evaluation import Detections, GroundTruth
 from lip_mmdet.files import replace_on_success
+from lip_mmdet.visualization.boxes import read_picture
 
 _PALETTE = ('#e6194b', '#4363d8', '#3cb44b', '#f58231', '#911eb4', '#008080', '#f032e6', '#9a6324')
 
@@ -35,21 +36,24 @@ def plot_detections_beside_truth(
         min_score: detections below it are left out.
 
     Raises:
-        InputError: the picture cannot be written.
-        OSError: an image cannot be read.
+        InputError: an image cannot be read, or the picture not written.
     """
     if image_ids is None:
         image_ids = truth.image_ids[:6].tolist()
     categories = truth.category_ids.tolist()
     colours = {c: _PALETTE[i % len(_PALETTE)] for i, c in enumerate(categories)}
-    images = [imread(Path(image_folder) / truth.file_names[i]) for i in image_ids]
+    paths = [Path(image_folder) / truth.file_names[i] for i in image_ids]
+    images = [read_picture(path) for path in paths]
+    for path, image in zip(paths, images):
+        if image is None:
+            raise InputError(f'{path} is not there, or no image')
     tallest = max(image.shape[0] / image.shape[1] for image in images)
     size = (2.4 * len(image_ids), 2 * 2.4 * tallest + 0.6)
     figure = Figure(figsize=size, layout='constrained')
     axes = figure.subplots(2, len(image_ids), squeeze=False)
     for column, (image_id, image) in enumerate(zip(image_ids, images)):
         for axis in axes[:, column]:
-            axis.imshow(image, cmap='gray')
+            axis.imshow(image)
             axis.set(xticks=[], yticks=[])
         for i in np.flatnonzero(truth.image == image_id):
             category = int(truth.category[i])
