@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmdet.registry import MODELS
 from mmengine.config import Config
 from tiny_detector import run_tool, write_tiny_project
 
@@ -265,6 +266,7 @@ def test_data_and_records_that_are_not_the_studys_are_refused(study, monkeypatch
         ("name='plain'", "name='..'", 'cannot be that of a file'),
         ("{'model.backbone.type': 'ResNet'}", '{}', 'lip and plain are one and the same detector'),
         ('model.backbone.type', 'modle.backbone.type', 'has none'),
+        ('model.backbone.type', 'custom_imports.imports', 'custom_imports of plain: .*ResNet'),
         ("'model.backbone.type'", "'train_cfg.max_epochs.x'", 'plain cannot change train_cfg'),
         ("changes={'optim", "chages={'optim", r'arms\[2\] has chages; an arm may have name, '),
         ("name='lip'", "name='plain'", 'two arms of the name plain'),
@@ -285,6 +287,24 @@ def test_a_study_at_fault_is_refused(study, old, new, message):
     study.write_text(text.replace(old, new))
     with pytest.raises(InputError, match=message):
         read_study(study)
+
+
+def test_an_arm_may_import_a_backbone_of_its_own(study, tmp_path, monkeypatch):
+    (tmp_path / 'backbone_of_an_arm.py').write_text(
+        'from mmdet.models import ResNet\n'
+        'from mmdet.registry import MODELS\n'
+        '@MODELS.register_module()\n'
+        'class BackboneOfAnArm(ResNet):\n'
+        '    pass\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    imports = "'custom_imports.imports': ['lip_mmdet.plugin', 'backbone_of_an_arm'], "
+    edit(
+        study,
+        ("'model.backbone.type': 'ResNet'", imports + "'model.backbone.type': 'BackboneOfAnArm'"),
+    )
+    (run,) = [run for run in read_study(study).runs if run.name == 'plain:0']
+    assert type(MODELS.build(run.config.model.backbone)).__name__ == 'BackboneOfAnArm'
 
 
 def test_only_what_is_detected_counts(study):

@@ -43,6 +43,13 @@ noisy = {
     'custom_imports.imports': ['lip_mmdet.plugin', 'lip_mmdet.study.noise'],
     'test_dataloader.dataset.pipeline.0': dict(type='LoadNoisyImage', deviation=10),
 }
+cspnext = dict(
+    type='CSPNeXt',
+    deepen_factor=0.67,
+    widen_factor=0.75,
+    out_indices=(1, 2, 3, 4),
+    norm_cfg=dict(type='BN', momentum=0.03, eps=0.001),
+)
 
 conditions = {
     'padded to 384': padded,
@@ -63,6 +70,32 @@ def tested(arm, condition, changes):
         tests=arm,
         changes={**changes, **(lip if arm == 'lip-resnet18' else {})},
     )
+
+
+def explored(name, label, changes, config=detector):
+    """Return an arm that asks what to look at next, and decides nothing."""
+    return dict(
+        name=name, label=f'{label} (exploratory)', config=config, seeds=seeds[:3], changes=changes
+    )
+
+
+def gated(coefficient):
+    return {**lip, 'model.backbone.gate_coefficient': coefficient}
+
+
+def rival(backbone):
+    return {
+        'custom_imports.imports': ['lip_mmdet.plugin', 'lip_mmdet.study.rivals'],
+        'model.backbone.type': backbone,
+    }
+
+
+def wrapped(**order):
+    backbone = dict(type='LIPBackbone', backbone=cspnext, **order) if order else cspnext
+    return {
+        'model.backbone': dict(backbone, _delete_=True),
+        'model.neck.in_channels': [96, 192, 384, 768],
+    }
 
 
 arms = [
@@ -126,21 +159,21 @@ arms = [
         name='resnet34',
         label='ResNet-34',
         config=detector,
-        seeds=seeds[:3],
+        seeds=seeds,
         changes={'model.backbone.depth': 34},
     ),
     dict(
         name='resnet18-twice',
         label='ResNet-18, twice the schedule',
         config=detector,
-        seeds=[0],
+        seeds=seeds,
         changes=twice,
     ),
     dict(
         name='lip-resnet18-twice',
         label='LIP-ResNet-18, twice the schedule',
         config=detector,
-        seeds=[0],
+        seeds=seeds,
         changes={**twice, **lip},
     ),
     dict(name='atss', label='ATSS, ResNet-18', config=atss, seeds=seeds[:3]),
@@ -152,6 +185,36 @@ arms = [
         for arm in ('resnet18', 'lip-resnet18')
     ),
     tested('lip-resnet18', 'padded to 384 and masked', {**padded, **masked}),
+    explored('gate-off', 'LIP-ResNet-18, no gate', gated(None)),
+    explored('gate-6', 'LIP-ResNet-18, gate coefficient 6', gated(6)),
+    explored('gate-24', 'LIP-ResNet-18, gate coefficient 24', gated(24)),
+    explored(
+        'stem-max',
+        'LIP-ResNet-18, stem starts close to max pooling',
+        {**lip, 'model.backbone.stem_logit': dict(type='SimplifiedLogit', init='max')},
+    ),
+    explored(
+        'softpool',
+        'ResNet-18 with SoftPool',
+        {
+            **lip,
+            'model.backbone.stem_logit': dict(type='IdentityLogit'),
+            'model.backbone.stage_logit': dict(type='IdentityLogit'),
+        },
+    ),
+    explored('blurpool', 'ResNet-18 with BlurPool', rival('BlurPoolResNet')),
+    explored('spd', 'ResNet-18 with SPD-Conv', rival('SPDResNet')),
+    explored('musu-a0', 'MuSu, a = 0', {'model.bbox_head.own_exponent': 0.0}, musu),
+    explored('musu-a05', 'MuSu, a = 0.5', {'model.bbox_head.own_exponent': 0.5}, musu),
+    explored(
+        'musu-3-anchors',
+        'MuSu, three anchors',
+        {'model.bbox_head.anchor_generator.scales_per_octave': 3},
+        musu,
+    ),
+    explored('cspnext', 'CSPNeXt-m', wrapped()),
+    explored('lip-cspnext-before', 'CSPNeXt-m, LIP before', wrapped(order='before')),
+    explored('lip-cspnext-after', 'CSPNeXt-m, LIP after', wrapped(order='after')),
 ]
 compared = [
     ('lip-resnet18', 'resnet18'),
@@ -176,9 +239,17 @@ compared = [
     ('lip-resnet18-a-third-smaller', 'resnet18-a-third-smaller'),
     ('lip-resnet18-a-third-larger', 'resnet18-a-third-larger'),
     ('lip-resnet18-with-noise', 'resnet18-with-noise'),
-]
-planned = [
-    'gate off, coefficients 6 and 24, a stem that starts max-like, SoftPool, BlurPool, SPD-Conv',
-    'MuSu with a = 0, a = 0.5 and three anchors',
-    'LIPBackbone around CSPNeXt, before and after the convolutions',
+    ('gate-off', 'lip-resnet18'),
+    ('gate-6', 'lip-resnet18'),
+    ('gate-24', 'lip-resnet18'),
+    ('stem-max', 'lip-resnet18'),
+    ('softpool', 'resnet18'),
+    ('blurpool', 'resnet18'),
+    ('spd', 'resnet18'),
+    ('musu-a0', 'musu'),
+    ('musu-a05', 'musu'),
+    ('musu-3-anchors', 'musu'),
+    ('lip-cspnext-before', 'cspnext'),
+    ('lip-cspnext-after', 'cspnext'),
+    ('lip-cspnext-before', 'lip-cspnext-after'),
 ]

@@ -10,6 +10,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.runner import Runner
+from mmengine.utils import import_modules_from_strings
 
 from lip_mmdet.engine.config_checks import config_classes
 from lip_mmdet.engine.mmdet_tools import read_config
@@ -169,6 +170,10 @@ def _changed(config: Config, arm: dict[str, Any], path: Path) -> Config:
             config.merge_from_dict({name: value})
         except (TypeError, KeyError, IndexError, ValueError) as error:
             raise InputError(f'{path}: {arm["name"]} cannot change {name}: {error}') from error
+    try:  # as reading a config did, before it was changed
+        import_modules_from_strings(**(config.get('custom_imports') or {'imports': []}))
+    except (ImportError, TypeError) as error:
+        raise InputError(f'{path}: custom_imports of {arm["name"]}: {error}') from error
     return config
 
 
