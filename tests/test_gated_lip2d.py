@@ -185,6 +185,15 @@ def test_shapes_are_known_without_values():
     assert gated_lip2d(*arguments).shape == (2, 3, 5, 4)
 
 
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_only_the_cpu_cuts_maps_into_tiles(monkeypatch, layout):
+    """A GPU takes ten times as long by tiles; a tensor without values stands for it."""
+    monkeypatch.setattr(tiles, 'TILE_ELEMENTS', 1)
+    x = torch.rand(1, 3, 9, 8).contiguous(memory_format=layout)
+    assert len(list(tiles.tiles(x))) > 1
+    assert len(list(tiles.tiles(x.to('meta')))) == 1
+
+
 def test_single_positions_normalize_to_the_shift():
     x, raw, weight, bias = inputs((2, 4, 1, 1), torch.float32)
     assert_close([gated_lip2d(x, raw, weight, bias)], [x], 1e-6)

@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import lip_mmdet.plugin  # noqa: F401
 from lip_mmdet import config_path
 from lip_mmdet.backbones import LIPBackbone
+from lip_mmdet.backbones.watching import run_and_see
 from lip_mmdet.errors import InputError
 from lip_mmdet.layers import LIPPool2d, record_importance
 
@@ -243,6 +244,21 @@ def test_what_is_replaced_and_what_is_left_alone_is_said():
     plain(torch.zeros(1, 3, 128, 109))
     (one,) = (one for one in net.downsampling if one.name == 'layer3.0.conv1')
     assert one.extra == pytest.approx(16**2 * 16 * 14 / total)
+
+
+@pytest.mark.parametrize('order', ['before', 'after'])
+@pytest.mark.parametrize('name', ['ResNet', 'CSPNeXt'])
+def test_multiply_adds_of_a_wrapped_network_are_those_that_pytorch_counts(name, order):
+    flop_counter = pytest.importorskip('torch.utils.flop_counter')
+    plain, net = MODELS.build(FAMILIES[name]), build(name, order=order)
+    x = torch.zeros(1, 3, 128, 109)
+    with torch.no_grad():
+        with flop_counter.FlopCounterMode(display=False) as counter:
+            net(x)
+        adds = sum(run_and_see(net, x).multiply_adds.values())
+        plain_adds = sum(run_and_see(plain, x).multiply_adds.values())
+    assert adds == counter.get_total_flops() / 2
+    assert adds / plain_adds == pytest.approx(1 + sum(one.extra for one in net.downsampling))
 
 
 def test_what_cannot_be_is_refused():

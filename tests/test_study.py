@@ -175,7 +175,12 @@ def test_costs_are_measured_apart(study, monkeypatch):
     page = write_results(one, resamples=50).read_text()
     assert f'| {adds[0]:,.0f} |' not in page
     assert 'cost.png' not in page  # none of those that are left is on the same annotations
-    edit(study, ("'model.backbone.style': 'caffe'", "'model.backbone.in_channels': 1"))
+    wrapped = "dict(type='LIPBackbone', backbone=dict(type='ResNet', depth=18), _delete_=True)"
+    wrapped = f"'model.backbone': {wrapped}"
+    edit(study, ("'model.backbone.style': 'caffe'", wrapped))
+    write_costs(read_study(study), repeats=1)
+    assert 'LIPBackbone' in json.loads(one.costs_file.read_text())['arms']['plain']['backbone']
+    edit(study, (wrapped, "'model.backbone.in_channels': 1"))
     with pytest.raises(InputError, match='no costs of plain: its backbone does not run: '):
         write_costs(read_study(study))
 

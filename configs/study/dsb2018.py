@@ -72,10 +72,10 @@ def tested(arm, condition, changes):
     )
 
 
-def explored(name, label, changes, config=detector):
+def explored(name, label, changes, config=detector, seeds=seeds[:3]):
     """Return an arm that asks what to look at next, and decides nothing."""
     return dict(
-        name=name, label=f'{label} (exploratory)', config=config, seeds=seeds[:3], changes=changes
+        name=name, label=f'{label} (exploratory)', config=config, seeds=seeds, changes=changes
     )
 
 
@@ -212,9 +212,9 @@ arms = [
         {'model.bbox_head.anchor_generator.scales_per_octave': 3},
         musu,
     ),
-    explored('cspnext', 'CSPNeXt-m', wrapped()),
-    explored('lip-cspnext-before', 'CSPNeXt-m, LIP before', wrapped(order='before')),
-    explored('lip-cspnext-after', 'CSPNeXt-m, LIP after', wrapped(order='after')),
+    explored('cspnext', 'CSPNeXt-m', wrapped(), seeds=seeds),
+    explored('lip-cspnext-before', 'CSPNeXt-m, LIP before', wrapped(order='before'), seeds=seeds),
+    explored('lip-cspnext-after', 'CSPNeXt-m, LIP after', wrapped(order='after'), seeds=seeds),
 ]
 compared = [
     ('lip-resnet18', 'resnet18'),

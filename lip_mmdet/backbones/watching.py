@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lip_mmdet.errors import InputError
+from lip_mmdet.layers.downsampling import Conv2d
 
-CONVOLUTIONS = (nn.Conv2d, DeformConv2d, ModulatedDeformConv2d)
+CONVOLUTIONS = (nn.Conv2d, Conv2d, DeformConv2d, ModulatedDeformConv2d)
 # Heights and widths of the images: an odd one shows how a layer pads. Networks that take multiples
 # of their stride only get the second.
 SIZES = ((128, 109), (128, 128))
@@ -85,12 +86,14 @@ class Seen:
 def run_and_see(network: nn.Module, x: Tensor) -> Seen:
     """Run a network on (1, C, H, W) maps and return what it did."""
     seen = Seen(x)
-    hooks = [
-        module.register_forward_hook(
+    hooks = []
+    for name, module in network.named_modules():
+        hook = module.register_forward_hook(
             lambda layer, inputs, output, name=name: seen.note(name, layer, inputs, output)
         )
-        for name, module in network.named_modules()
-    ]
+        # Before others, such as a LIP's that pools what a convolution gives.
+        module._forward_hooks.move_to_end(hook.id, last=False)
+        hooks.append(hook)
     try:
         network(x)
     finally:

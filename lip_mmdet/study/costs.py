@@ -42,22 +42,24 @@ def write_costs(study: Study, repeats: int = 15) -> None:
     trained = {run.arm: run for run in study.runs if run.trains}
     if not trained:
         raise InputError(f'no arm of {study.name} trains, so there is nothing to time')
-    nets = {arm: _backbone(run) for arm, run in trained.items()}
-    forward, step = (
-        interleave({arm: caller(net, images, training) for arm, net in nets.items()}, repeats)
-        for training, images in ((False, torch.rand(_IMAGE)), (True, torch.rand(_BATCH)))
-    )
+    # Arms of one backbone are measured once, and have the same costs.
+    nets = {}
+    for run in trained.values():
+        if backbone_of(run) not in nets:
+            nets[backbone_of(run)] = _backbone(run)
+    costs = {text: {'mega_multiply_adds': _multiply_adds(net)} for text, net in nets.items()}
     first = next(iter(nets))
+    for name, training, shape in (
+        ('milliseconds', False, _IMAGE),
+        ('step_milliseconds', True, _BATCH),
+    ):
+        images = torch.rand(shape)
+        calls = {text: caller(net, images, training) for text, net in nets.items()}
+        for text, row in zip(nets, summarize(interleave(calls, repeats), first)):
+            costs[text][name] = row['milliseconds']
     arms = {
-        arm: {
-            'mega_multiply_adds': _multiply_adds(net),
-            'milliseconds': one['milliseconds'],
-            'step_milliseconds': other['milliseconds'],
-            'backbone': backbone_of(trained[arm]),
-        }
-        for (arm, net), one, other in zip(
-            nets.items(), summarize(forward, first), summarize(step, first)
-        )
+        arm: {**costs[backbone_of(run)], 'backbone': backbone_of(run)}
+        for arm, run in trained.items()
     }
     about = dict(machine=machine(), threads=torch.get_num_threads(), image=_IMAGE, batch=_BATCH)
     write_json(study.costs_file, {**about, 'arms': arms})
@@ -71,7 +73,7 @@ def backbone_of(run: Run) -> str:
 def _backbone(run: Run) -> nn.Module:
     init_default_scope(run.config.get('default_scope') or 'mmdet')
     try:
-        net = MODELS.build({**copy.deepcopy(run.config.model.backbone), 'init_cfg': None})
+        net = MODELS.build(copy.deepcopy(run.config.model.backbone))
         caller(net, torch.rand(_BATCH), training=True)()
     except Exception as error:  # whatever a network says of images that it cannot take
         raise InputError(f'no costs of {run.arm}: its backbone does not run: {error}') from error

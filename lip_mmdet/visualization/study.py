@@ -67,7 +67,7 @@ def draw_cost(
         points: see :func:`draw_arms`.
         costs: arm -> ``mega_multiply_adds`` and ``milliseconds``.
     """
-    figure = Figure(figsize=(9, 3.6), layout='constrained')
+    figure = Figure(figsize=(11, max(3.6, 0.5 + 0.2 * len(points))), layout='constrained')
     axes = figure.subplots(1, 2, sharey=True)
     for axis, (key, label) in zip(
         axes, (('mega_multiply_adds', 'million multiply-adds'), ('milliseconds', 'milliseconds'))
