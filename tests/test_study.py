@@ -193,6 +193,10 @@ def test_another_config_is_another_run_and_older_code_is_told(study):
     record = json.loads(one.runs[0].record_file.read_text())
     one.runs[0].record_file.write_text(json.dumps({**record, 'code': 'another'}))
     assert read_study(study).outlook()[-3] == 'by older code than there is now: plain:0'
+    for run in one.runs:
+        record = json.loads(run.record_file.read_text())
+        run.record_file.write_text(json.dumps({**record, 'code': 'another'}))
+    assert read_study(study).outlook()[-3] == 'by older code than there is now: all'
     config = study.with_name('tiny.py')
     text = config.read_text()
     config.write_text(text + "\nwork_dir = 'elsewhere'\n")  # decides nothing

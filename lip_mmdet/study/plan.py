@@ -180,10 +180,15 @@ class Study:
         begun = {run.arm for run in self.runs}
         pairs = [pair for pair in self.compared if begun.issuperset(pair)]
         lines += [f'compared: {self.labels[a]} over {self.labels[b]}' for a, b in pairs]
-        older = [run for run in self.runs if is_older(run.record())]
-        if older:
-            lines.append(f'by older code than there is now: {by_arm(older)}')
+        if self.older():
+            lines.append(f'by older code than there is now: {self.older()}')
         return lines + [f'planned: {label}' for label in self.planned]
+
+    def older(self) -> str:
+        """Name the runs that other code than there is now has made."""
+        done = [(run, run.record()) for run in self.runs if run.record()]
+        older = [run for run, record in done if record['code'] != code_digest()]
+        return 'all' if len(older) == len(done) > 1 else by_arm(older)
 
     def _time_of(self, left: list[Run]) -> list[str]:
         """Return a line on how long runs will take, by this machine's trainings if it has some."""
@@ -215,11 +220,6 @@ def by_arm(runs: list[Run]) -> str:
     for run in runs:
         seeds.setdefault(run.arm, []).append(str(run.seed))
     return ' '.join(f'{arm}:{",".join(some)}' for arm, some in seeds.items())
-
-
-def is_older(record: dict[str, Any] | None) -> bool:
-    """Whether there is a record, of a training by other code than there is now."""
-    return record is not None and record['code'] != code_digest()
 
 
 def code_digest() -> str:

@@ -24,7 +24,7 @@ from lip_mmdet.evaluation import (
 from lip_mmdet.evaluation.tables import percent
 from lip_mmdet.files import replace_on_success, write_text
 from lip_mmdet.study.costs import COSTS, backbone_of
-from lip_mmdet.study.plan import Run, Study, by_arm, is_older
+from lip_mmdet.study.plan import Run, Study, by_arm
 
 # Detections below this are not kept.
 LEAST_SCORE = 0.05
@@ -158,9 +158,8 @@ def _page(
     lines += ['', '![Figures of each training](arms.png)']
     if drawn:
         lines += ['', '![AP against cost](cost.png)']
-    older = [run for run in study.runs if is_older(run.record())]
-    if older:
-        lines += ['', f'Trained by older code than there is now: {by_arm(older)}.']
+    if study.older():
+        lines += ['', f'Trained by older code than there is now: {study.older()}.']
     if study.left():
         lines += ['', f'To be done: {by_arm(study.left())}.']
     if study.planned:
