@@ -155,7 +155,7 @@ def test_costs_are_measured_apart(study, monkeypatch):
     write_costs(one, repeats=1)
     arms = json.loads(one.costs_file.read_text())['arms']
     assert list(arms) == ['plain', 'lip', 'more']
-    assert arms['lip'] != arms['plain']
+    assert arms['lip'] != arms['plain'] and arms['lip'] == arms['more']
     adds = [arms[name]['mega_multiply_adds'] for name in arms]
     assert adds[0] < adds[1] == adds[2]
     drawn = []

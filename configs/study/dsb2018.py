@@ -73,7 +73,7 @@ def tested(arm, condition, changes):
 
 
 def explored(name, label, changes, config=detector, seeds=seeds[:3]):
-    """Return an arm that asks what to look at next, and decides nothing."""
+    """Return an arm that asks what is worth a study."""
     return dict(
         name=name, label=f'{label} (exploratory)', config=config, seeds=seeds, changes=changes
     )
@@ -90,8 +90,8 @@ def rival(backbone):
     }
 
 
-def wrapped(**order):
-    backbone = dict(type='LIPBackbone', backbone=cspnext, **order) if order else cspnext
+def wrapped(order=None):
+    backbone = dict(type='LIPBackbone', backbone=cspnext, order=order) if order else cspnext
     return {
         'model.backbone': dict(backbone, _delete_=True),
         'model.neck.in_channels': [96, 192, 384, 768],
@@ -195,7 +195,7 @@ arms = [
     ),
     explored(
         'softpool',
-        'ResNet-18 with SoftPool',
+        'LIP-ResNet-18 with SoftPool',
         {
             **lip,
             'model.backbone.stem_logit': dict(type='IdentityLogit'),
@@ -204,17 +204,21 @@ arms = [
     ),
     explored('blurpool', 'ResNet-18 with BlurPool', rival('BlurPoolResNet')),
     explored('spd', 'ResNet-18 with SPD-Conv', rival('SPDResNet')),
-    explored('musu-a0', 'MuSu, a = 0', {'model.bbox_head.own_exponent': 0.0}, musu),
-    explored('musu-a05', 'MuSu, a = 0.5', {'model.bbox_head.own_exponent': 0.5}, musu),
+    explored('musu-a0', 'MuSu, ResNet-18, a = 0', {'model.bbox_head.own_exponent': 0.0}, musu),
+    explored('musu-a05', 'MuSu, ResNet-18, a = 0.5', {'model.bbox_head.own_exponent': 0.5}, musu),
     explored(
         'musu-3-anchors',
-        'MuSu, three anchors',
+        'MuSu, ResNet-18, three anchors',
         {'model.bbox_head.anchor_generator.scales_per_octave': 3},
         musu,
     ),
     explored('cspnext', 'CSPNeXt-m', wrapped(), seeds=seeds),
-    explored('lip-cspnext-before', 'CSPNeXt-m, LIP before', wrapped(order='before'), seeds=seeds),
-    explored('lip-cspnext-after', 'CSPNeXt-m, LIP after', wrapped(order='after'), seeds=seeds),
+    explored(
+        'lip-cspnext-before', 'CSPNeXt-m, LIP before convolutions', wrapped('before'), seeds=seeds
+    ),
+    explored(
+        'lip-cspnext-after', 'CSPNeXt-m, LIP after convolutions', wrapped('after'), seeds=seeds
+    ),
 ]
 compared = [
     ('lip-resnet18', 'resnet18'),
@@ -244,6 +248,7 @@ compared = [
     ('gate-24', 'lip-resnet18'),
     ('stem-max', 'lip-resnet18'),
     ('softpool', 'resnet18'),
+    ('softpool', 'lip-resnet18'),
     ('blurpool', 'resnet18'),
     ('spd', 'resnet18'),
     ('musu-a0', 'musu'),

@@ -42,17 +42,17 @@ class Tile(NamedTuple):
 
 
 def tiles(planes: Tensor, row_count: int | None = None, rows_each: int = 1) -> Iterator[Tile]:
-    """Cut the planes of a map into tiles."""
+    """Cut the planes of a map into tiles; off the CPU, an image's whole map is one."""
     images, channels, height, width = planes.shape
     rows = height if row_count is None else row_count
     if planes.numel() == 0:
         return
-    # A GPU has no such cache, and each call costs it a launch: a tile is as large as can be.
-    most = TILE_ELEMENTS if planes.device.type == 'cpu' else planes.numel()
-    if is_channels_last(planes):
-        step, group = max(1, most // (channels * width * rows_each)), channels
+    if planes.device.type != 'cpu':  # where each call costs a launch, and there is no such cache
+        step, group = rows, channels
+    elif is_channels_last(planes):
+        step, group = max(1, TILE_ELEMENTS // (channels * width * rows_each)), channels
     else:
-        step, group = rows, max(1, most // (height * width))
+        step, group = rows, max(1, TILE_ELEMENTS // (height * width))
     for image in range(images):
         for channel in range(0, channels, group):
             for row in range(0, rows, step):

@@ -180,14 +180,16 @@ class Study:
         begun = {run.arm for run in self.runs}
         pairs = [pair for pair in self.compared if begun.issuperset(pair)]
         lines += [f'compared: {self.labels[a]} over {self.labels[b]}' for a, b in pairs]
-        if self.older():
-            lines.append(f'by older code than there is now: {self.older()}')
+        older = self.older()
+        if older:
+            lines.append(f'by older code than there is now: {older}')
         return lines + [f'planned: {label}' for label in self.planned]
 
     def older(self) -> str:
-        """Name the runs that other code than there is now has made."""
-        done = [(run, run.record()) for run in self.runs if run.record()]
-        older = [run for run, record in done if record['code'] != code_digest()]
+        """Name the runs that other code than there is now has made, or say ``'all'``."""
+        now, records = code_digest(), [(run, run.record()) for run in self.runs]
+        done = [(run, record['code']) for run, record in records if record]
+        older = [run for run, code in done if code != now]
         return 'all' if len(older) == len(done) > 1 else by_arm(older)
 
     def _time_of(self, left: list[Run]) -> list[str]:

@@ -170,7 +170,7 @@ def _changed(config: Config, arm: dict[str, Any], path: Path) -> Config:
             config.merge_from_dict({name: value})
         except (TypeError, KeyError, IndexError, ValueError) as error:
             raise InputError(f'{path}: {arm["name"]} cannot change {name}: {error}') from error
-    try:  # as reading a config did, before it was changed
+    try:  # reading the config did so, but for what is changed
         import_modules_from_strings(**(config.get('custom_imports') or {'imports': []}))
     except (ImportError, TypeError) as error:
         raise InputError(f'{path}: custom_imports of {arm["name"]}: {error}') from error

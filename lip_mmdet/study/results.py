@@ -158,8 +158,9 @@ def _page(
     lines += ['', '![Figures of each training](arms.png)']
     if drawn:
         lines += ['', '![AP against cost](cost.png)']
-    if study.older():
-        lines += ['', f'Trained by older code than there is now: {study.older()}.']
+    older = study.older()
+    if older:
+        lines += ['', f'Trained by older code than there is now: {older}.']
     if study.left():
         lines += ['', f'To be done: {by_arm(study.left())}.']
     if study.planned:

@@ -55,10 +55,10 @@ class _DownsamplingResNet(ResNet):
 
 @MODELS.register_module()
 class BlurPoolResNet(_DownsamplingResNet):
-    """ResNet whose block convolutions and max pooling run at stride 1, a BlurPool behind each.
+    """ResNet that downsamples by BlurPool, its blocks' convolutions and max pooling at stride 1.
 
-    As the author places them: after the first convolution's ReLU, before the shortcut's
-    convolution, and after a 2x2 max pooling; the first convolution of the network keeps its stride.
+    As the author places it: after the first convolution's ReLU, before the shortcut's convolution,
+    and after a 2x2 max pooling; the first convolution of the network keeps its stride.
 
     Args:
         depth: 18 or 34.
@@ -74,7 +74,7 @@ class BlurPoolResNet(_DownsamplingResNet):
     def _change_block(self, block: BasicBlock) -> None:
         block.conv1.stride = block.downsample[0].stride = (1, 1)
         block.conv2 = nn.Sequential(BlurPool2d(), block.conv2)
-        block.downsample.insert(0, BlurPool2d())
+        block.downsample = nn.Sequential(BlurPool2d(), *block.downsample)
 
 
 @MODELS.register_module()
@@ -83,21 +83,24 @@ class SPDResNet(_DownsamplingResNet):
 
     Sunkara and Luo, "No More Strided Convolutions or Pooling" (ECML PKDD 2022, arXiv 2208.03641).
     Each convolution with a stride becomes one at stride 1, of the same kernel, over the four times
-    as many channels of every 2x2 positions. The authors leave the max pooling out, for their images
-    are small; here it becomes space-to-depth and a 1x1 convolution with norm and ReLU, which is our
-    reading, so that the network gives maps of the same strides. Images have sides that 32 divides.
+    as many channels of every 2x2 positions, as the paper says (their code differs in places). They
+    leave the max pooling out, for their images are small; here it becomes space-to-depth and a 1x1
+    convolution with norm and ReLU, which is our reading, so that the network gives maps of the same
+    strides. Images have sides that 32 divides.
 
     Args:
         depth: 18 or 34.
         **kwargs: as in ``mmdet.models.ResNet``, without ``deep_stem`` and ``avg_down``.
 
     Raises:
-        InputError: another depth or stem.
+        InputError: another depth or stem, or frozen stages.
     """
 
     def _change_stem(self) -> None:
-        self.conv1 = self._space_to_depth(self.conv1)
-        channels = self.norm1.num_features
+        if self.frozen_stages >= 0:
+            raise InputError('SPDResNet has no weights to freeze: frozen_stages is -1')
+        channels = self.conv1.out_channels
+        self.conv1 = self._unstrided(self.conv1)
         self.maxpool = nn.Sequential(
             nn.PixelUnshuffle(2),
             build_conv_layer(self.conv_cfg, 4 * channels, channels, 1, bias=False),
@@ -106,19 +109,12 @@ class SPDResNet(_DownsamplingResNet):
         )
 
     def _change_block(self, block: BasicBlock) -> None:
-        block.conv1 = self._space_to_depth(block.conv1)
-        block.downsample[0] = self._space_to_depth(block.downsample[0])
+        block.conv1 = self._unstrided(block.conv1)
+        block.downsample[0] = self._unstrided(block.downsample[0])
 
-    def _space_to_depth(self, conv: nn.Conv2d) -> nn.Sequential:
-        size = conv.kernel_size[0]
-        return nn.Sequential(
-            nn.PixelUnshuffle(2),
-            build_conv_layer(
-                self.conv_cfg,
-                4 * conv.in_channels,
-                conv.out_channels,
-                size,
-                padding=size // 2,
-                bias=False,
-            ),
+    def _unstrided(self, conv: nn.Conv2d) -> nn.Sequential:
+        channels, window = 4 * conv.in_channels, dict(padding=conv.padding, bias=False)
+        unstrided = build_conv_layer(
+            self.conv_cfg, channels, conv.out_channels, conv.kernel_size, **window
         )
+        return nn.Sequential(nn.PixelUnshuffle(2), unstrided)

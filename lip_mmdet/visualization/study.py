@@ -81,6 +81,7 @@ def draw_cost(
                     color=_COLOURS[number % len(_COLOURS)],
                     marker=_SHAPES[number // len(_COLOURS) % len(_SHAPES)],
                     label=arm,
+                    zorder=3 - number / len(points),  # the first arms in front
                 )
         axis.set_xlabel(label)
         _clean(axis)
