@@ -13,7 +13,7 @@ from rich.console import Console
 
 from lip_mmdet.errors import InputError
 from lip_mmdet.evaluation import detections_from, ground_truth_from, tables
-from lip_mmdet.visualization import boxes, curves, plot_detections_beside_truth
+from lip_mmdet.visualization import boxes, curves, plot_detections_beside_truth, theme
 from lip_mmdet.visualization.importance import ImportancePage, ImportanceView, draw_importance
 from lip_mmdet.visualization.study import draw_cost
 
@@ -80,6 +80,20 @@ def test_every_detector_has_a_name_in_the_legend_and_a_colour_of_its_own():
     colours = {line.get_color() for line in figure.axes[0].lines}
     assert len(colours) == len(names) and not any(colour.startswith('C') for colour in colours)
     assert legend_of(curves.ap_over_iou({'a': evaluation_of(0.0)})) == ['a']
+
+
+def test_letters_that_matplotlibs_font_lacks_are_drawn_by_another(monkeypatch, recwarn, caplog):
+    drawn = []
+    for fonts in ((), ('no such font', 'STIXGeneral')):
+        monkeypatch.setattr(theme, 'OTHER_LETTERS', fonts)
+        with theme.names_as_written():
+            figure = Figure(figsize=(1, 1))
+            figure.text(0.2, 0.2, 'a\u2a5e', fontsize=30)
+            canvas = FigureCanvasAgg(figure)
+            canvas.draw()
+        drawn.append(np.asarray(canvas.buffer_rgba()))
+    assert not np.array_equal(*drawn)
+    assert not len(recwarn) and not caplog.records
 
 
 @pytest.mark.parametrize('count', [1, 40])

@@ -147,6 +147,7 @@ def test_runs_that_are_done_are_counted_and_told(study):
 
 def test_costs_are_measured_apart(study, monkeypatch):
     edit(study, ("starts_from='lip',", "starts_from='lip', truth='other.json',"))
+    edit(study, ("label='with LIP'", "label='LIP $x^$'"))  # which is no formula
     shutil.copy(study.with_name('kept') / 'val.json', study.with_name('kept') / 'other.json')
     one = read_study(study)
     *_, more, tested = one.runs
@@ -296,6 +297,14 @@ def test_a_study_at_fault_is_refused(study, old, new, message):
     study.write_text(text.replace(old, new))
     with pytest.raises(InputError, match=message):
         read_study(study)
+
+
+def test_what_is_close_to_an_option_is_told(study, capsys):
+    edit(study, ("planned = ['something else']", 'max_detections = 400\nhelper = 3'))
+    assert read_study(study).max_dets == 100
+    assert capsys.readouterr().err.splitlines() == [
+        f'{study}: nothing reads max_detections; is it max_dets?'
+    ]
 
 
 def test_an_arm_may_import_a_backbone_of_its_own(study, tmp_path, monkeypatch):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import inspect
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -60,6 +62,9 @@ def read_study(path: str | Path) -> Study:
         raise InputError(f'no study at {path}; configs/study/ has those of this project')
     content = _config(path).to_dict()
     _check_types(content, _STUDY, str(path))
+    for name in _STUDY.keys() - content.keys():  # whose default would be taken without a word
+        for close in difflib.get_close_matches(name, content, cutoff=0.7):
+            print(f'{path}: nothing reads {close}; is it {name}?', file=sys.stderr)
     if content.get('max_dets', 1) < 1:
         raise InputError(f'{path}: max_dets is {content["max_dets"]}, and should be at least 1')
     results, scratch = Path(content['results']), Path('work_dirs/study') / content['name']

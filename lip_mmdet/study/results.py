@@ -65,6 +65,7 @@ def write_results(study: Study, resamples: int = 1000) -> Path:
         resamples: of the intervals.
     """
     from lip_mmdet.visualization.study import draw_arms, draw_cost, draw_differences
+    from lip_mmdet.visualization.theme import names_as_written
 
     truths = {run.truth: load_ground_truth(run.truth) for run in study.runs if run.record()}
     arms = {
@@ -91,22 +92,23 @@ def write_results(study: Study, resamples: int = 1000) -> Path:
         if name in measured and measured[name].get('backbone', now[name]) == now[name]
     }
     points = {arm.name: {n: r['values'] for n, r in arm.figures().items()} for arm in arms.values()}
-    pictures = {'arms.png': draw_arms(points)}
-    if comparisons:
-        found = [(arm, one.name, one.figures) for arm, one in comparisons]
-        pictures['differences.png'] = draw_differences(found)
     # AP on other data than the first arm's is no match for it.
     alike = {study.labels[run.arm] for run in study.runs if run.truth == study.runs[0].truth}
-    points = {arm: points[arm] for arm in costs if arm in alike}
-    if points:
-        pictures['cost.png'] = draw_cost(points, costs)
+    comparable = {arm: points[arm] for arm in costs if arm in alike}
+    with names_as_written():
+        pictures = {'arms.png': draw_arms(points)}
+        if comparisons:
+            found = [(arm, one.name, one.figures) for arm, one in comparisons]
+            pictures['differences.png'] = draw_differences(found)
+        if comparable:
+            pictures['cost.png'] = draw_cost(comparable, costs)
+        for name, figure in pictures.items():
+            with replace_on_success(study.results / name) as file:
+                figure.savefig(file, dpi=110)
     page = study.results / 'README.md'
     with replace_on_success(page) as file:
         text = _page(study, list(arms.values()), comparisons, costs, 'cost.png' in pictures)
         write_text(file, text, page)
-    for name, figure in pictures.items():
-        with replace_on_success(study.results / name) as file:
-            figure.savefig(file, dpi=110)
     return page
 
 

@@ -13,10 +13,12 @@ from lip_mmdet.errors import InputError
 from lip_mmdet.evaluation import Detections, GroundTruth
 from lip_mmdet.files import replace_on_success
 from lip_mmdet.visualization.boxes import read_picture
+from lip_mmdet.visualization.theme import names_as_written
 
 _PALETTE = ('#e6194b', '#4363d8', '#3cb44b', '#f58231', '#911eb4', '#008080', '#f032e6', '#9a6324')
 
 
+@names_as_written()
 def plot_detections_beside_truth(
     truth: GroundTruth,
     detections: Detections,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from contextlib import contextmanager
 from typing import Iterator
 
-from matplotlib import rc_context
+from matplotlib import font_manager, rc_context, rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -20,6 +21,12 @@ HIT = '#2563eb'
 ERROR = '#dc2626'
 INK = '#1e293b'
 GRID = '#e2e8f0'
+# Fonts of the usual systems with the letters that matplotlib's own lacks: Chinese, Japanese, Korean.
+OTHER_LETTERS = (
+    'Noto Sans CJK SC', 'Noto Sans CJK JP', 'Noto Sans SC', 'Source Han Sans SC',
+    'WenQuanYi Zen Hei', 'WenQuanYi Micro Hei', 'Microsoft YaHei', 'SimHei', 'PingFang SC',
+    'Hiragino Sans GB', 'Apple SD Gothic Neo', 'Malgun Gothic', 'Arial Unicode MS',
+)  # fmt: skip
 
 
 def new_figure(width: float = 5.4, height: float = 3.7) -> tuple[Figure, Axes]:
@@ -33,9 +40,18 @@ def new_figure(width: float = 5.4, height: float = 3.7) -> tuple[Figure, Axes]:
 @contextmanager
 def names_as_written() -> Iterator[None]:
     """Draw names as they are, for they are no formulas and a font may lack their letters."""
-    with rc_context({'text.parse_math': False}), warnings.catch_warnings():
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    fonts = [*rcParams['font.family'], *(name for name in OTHER_LETTERS if name in installed)]
+    as_written = {'text.parse_math': False, 'font.family': fonts}
+    log = logging.getLogger('matplotlib.font_manager')  # that tells of each font without bold
+    level = log.level
+    with rc_context(as_written), warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        yield
+        log.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            log.setLevel(level)
 
 
 def legend_above(figure: Figure) -> None:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from lip_mmdet.errors import InputError
 from lip_mmdet.files import replace_on_success
+from lip_mmdet.visualization.theme import names_as_written
 
 
 def read_scalars(work_dir: str | Path) -> list[dict]:
@@ -30,6 +31,7 @@ def read_scalars(work_dir: str | Path) -> list[dict]:
     return [json.loads(line) for line in logs[-1].read_text().splitlines() if line.strip()]
 
 
+@names_as_written()
 def plot_training(runs: Mapping[str, str | Path], out: str | Path, title: str = '') -> None:
     """Plot the loss of one or several runs and, if they validated, their AP.
 
