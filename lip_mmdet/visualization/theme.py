@@ -21,7 +21,7 @@ HIT = '#2563eb'
 ERROR = '#dc2626'
 INK = '#1e293b'
 GRID = '#e2e8f0'
-# Fonts of the usual systems with the letters that matplotlib's own lacks: Chinese, Japanese, Korean.
+# Fonts of the usual systems with letters that matplotlib's own lacks: Chinese, Japanese, Korean.
 OTHER_LETTERS = (
     'Noto Sans CJK SC', 'Noto Sans CJK JP', 'Noto Sans SC', 'Source Han Sans SC',
     'WenQuanYi Zen Hei', 'WenQuanYi Micro Hei', 'Microsoft YaHei', 'SimHei', 'PingFang SC',
