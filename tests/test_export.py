@@ -184,15 +184,23 @@ def test_published_checkpoints_hold_weights_and_classes(detector):
             publish(checkpoint.with_name('other.pth'), config.parent / 'other')
 
 
+@pytest.mark.parametrize('wrapped', [False, True])
+def test_images_have_the_channels_that_the_backbone_takes(wrapped):
+    backbone = dict(type='ResNet', depth=18, in_channels=1)
+    if wrapped:
+        backbone = dict(type='LIPBackbone', backbone=backbone)
+    assert export.image_channels(Config(dict(model=dict(backbone=backbone)))) == 1
+    assert export.image_channels(Config(dict(model=dict(backbone=dict(type='CSPNeXt'))))) == 3
+
+
 @pytest.mark.slow
-def test_a_neck_that_takes_multiples_of_32_alone(tmp_path):
+def test_a_neck_that_takes_multiples_of_32_alone_and_images_of_one_channel(tmp_path):
     pytest.importorskip('onnxruntime')
     init_default_scope('mmdet')
     plain = dict(type='CSPNeXt', deepen_factor=0.17, widen_factor=0.125, norm_cfg=dict(type='BN'))
     neck = dict(type='CSPNeXtPAFPN', in_channels=[32, 64, 128], out_channels=16)
-    network = nn.Sequential(
-        MODELS.build(dict(type='LIPBackbone', backbone=plain)), MODELS.build(neck)
-    )
-    differences = export.export_onnx(network.eval(), tmp_path / 'm.onnx')
+    backbone = MODELS.build(dict(type='LIPBackbone', backbone=plain))
+    network = nn.Sequential(nn.Conv2d(1, 3, 1), backbone, MODELS.build(neck))
+    differences = export.export_onnx(network.eval(), tmp_path / 'm.onnx', channels=1)
     assert list(differences) == ['stride8', 'stride16', 'stride32']
     assert max(differences.values()) < 1e-4

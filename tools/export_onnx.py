@@ -55,7 +55,8 @@ def main() -> None:
             f'{same["pixels"]:.1e} pixels and {same["score"]:.1e} in score'
         )
     else:
-        for name, difference in export.export_onnx(features, args.out).items():
+        channels = export.image_channels(config)
+        for name, difference in export.export_onnx(features, args.out, channels).items():
             print(f'{name}: differs from PyTorch by {difference:.1e} of its largest value at most')
     print(f'wrote {args.out}')
     if args.int8:

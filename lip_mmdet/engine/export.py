@@ -24,15 +24,15 @@ from lip_mmdet.engine.detector import image_files, load_detector
 from lip_mmdet.errors import InputError
 from lip_mmdet.files import replace_on_success
 
-# Images (N, C, H, W) at which a file is compared with PyTorch. Necks that cannot take the odd one
-# get the multiples of 32 above it.
-SIZES = ((1, 3, 256, 320), (2, 3, 203, 317), (1, 3, 480, 352))
+# Number, height and width of images at which a file is compared with PyTorch. Necks that cannot
+# take the odd ones get the multiples of 32 above them.
+SIZES = ((1, 256, 320), (2, 203, 317), (1, 480, 352))
 LARGEST_DIFFERENCE = 1e-4  # over the largest value of the level
 LEAST_COSINE = 0.99
 
 
 class Features(nn.Module):
-    """What a detector sees in a batch of normalised images, (N, 3, H, W): a tuple of its levels."""
+    """What a detector sees in a batch of normalised images, (N, C, H, W): a tuple of its levels."""
 
     def __init__(self, detector: nn.Module) -> None:
         super().__init__()
@@ -51,13 +51,20 @@ def load_features(config: Config, checkpoint: str | os.PathLike) -> Features:
     return Features(load_detector(config, checkpoint)).eval()
 
 
-def export_onnx(features: nn.Module, out: str | os.PathLike) -> dict[str, float]:
+def image_channels(config: Config) -> int:
+    """Return how many channels images have that the backbone of a detector's config takes."""
+    backbone = config.model.backbone
+    return backbone.get('backbone', backbone).get('in_channels', 3)  # that within a LIPBackbone
+
+
+def export_onnx(features: nn.Module, out: str | os.PathLike, channels: int = 3) -> dict[str, float]:
     """Write backbone and neck for any batch, height and width.
 
     Args:
         features: of a detector, or a backbone; its input is the normalised batch that
             ``extract_feat`` takes.
         out: the file; its input is ``images``, its outputs are named by their strides.
+        channels: of the images.
 
     Returns:
         The largest difference to PyTorch over :data:`SIZES`, over the largest value, by level.
@@ -66,14 +73,14 @@ def export_onnx(features: nn.Module, out: str | os.PathLike) -> dict[str, float]
         InputError: a package is missing, PyTorch is too old, or a level differs too much.
     """
     require_packages()
-    images = torch.zeros(2, 3, 256, 384)
+    images = torch.zeros(2, channels, 256, 384)
     with torch.no_grad():
         names = _level_names(images, features(images))
     differences = dict.fromkeys(names, 0.0)
     generator = torch.Generator().manual_seed(0)
     with written_onnx(features, (images,), out, input_names=['images'], output_names=names) as run:
-        for size in SIZES:
-            batch, levels = _levels_at(size, features, generator)
+        for number, *sides in SIZES:
+            batch, levels = _levels_at((number, channels, *sides), features, generator)
             for name, value, expected in zip(names, run(batch.numpy()), levels):
                 scale = expected.abs().max()
                 difference = ((torch.from_numpy(value) - expected).abs().max() / scale).item()
@@ -94,7 +101,7 @@ def written_onnx(
     """Give what runs a network as an ONNX file; keep the file if the block succeeds.
 
     Args:
-        network: its first input is images, (N, 3, H, W); each has a row for each image.
+        network: its first input is images, (N, C, H, W); each has a row for each image.
         inputs: examples; every N, H and W will do later.
         out: the file to write.
         options: of PyTorch's exporter.

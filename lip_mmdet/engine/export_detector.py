@@ -26,7 +26,7 @@ LARGEST_BOX_DIFFERENCE = 0.1  # pixels
 class Boxes(nn.Module):
     """What a detector finds, best first; runs once it is an ONNX file.
 
-    Takes normalised images (N, 3, H, W) float32 and their sizes without padding, (N, 2) int64 of
+    Takes normalised images (N, C, H, W) float32 and their sizes without padding, (N, 2) int64 of
     heights and widths. Returns boxes (N, K, 4) as x1, y1, x2, y2 in pixels of these images, scores
     (N, K) and labels (N, K) int64; K is the config's ``max_per_img``, and detections that are not
     there have a score of 0.
@@ -76,7 +76,7 @@ def export_detector(
     Args:
         detector: on the CPU.
         out: the file to write.
-        images: to find in what PyTorch finds; normalised ones, (1, 3, H, W), and their samples.
+        images: to find in what PyTorch finds; normalised ones, (1, C, H, W), and their samples.
 
     Returns:
         How many boxes were compared, and their largest differences in pixels and in score.
@@ -86,7 +86,8 @@ def export_detector(
     """
     require_packages()
     names = dict(input_names=['images', 'sizes'], output_names=['boxes', 'scores', 'labels'])
-    example = torch.zeros(2, 3, 256, 384), torch.tensor([[256, 384]] * 2)
+    channels = images[0][0].shape[1]
+    example = torch.zeros(2, channels, 256, 384), torch.tensor([[256, 384]] * 2)
     count, pixels, score = 0, 0.0, 0.0
     table = _operators()
     with written_onnx(
