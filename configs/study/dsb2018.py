@@ -43,14 +43,6 @@ noisy = {
     'custom_imports.imports': ['lip_mmdet.plugin', 'lip_mmdet.study.noise'],
     'test_dataloader.dataset.pipeline.0': dict(type='LoadNoisyImage', deviation=10),
 }
-cspnext = dict(
-    type='CSPNeXt',
-    deepen_factor=0.67,
-    widen_factor=0.75,
-    out_indices=(1, 2, 3, 4),
-    norm_cfg=dict(type='BN', momentum=0.03, eps=0.001),
-)
-
 conditions = {
     'padded to 384': padded,
     'a third smaller': smaller,
@@ -88,6 +80,16 @@ def rival(backbone):
         'custom_imports.imports': ['lip_mmdet.plugin', 'lip_mmdet.study.rivals'],
         'model.backbone.type': backbone,
     }
+
+
+# CSPNeXt-m, with about ResNet-18's multiply-adds and maps of its strides.
+cspnext = dict(
+    type='CSPNeXt',
+    deepen_factor=0.67,
+    widen_factor=0.75,
+    out_indices=(1, 2, 3, 4),
+    norm_cfg=dict(type='BN', momentum=0.03, eps=0.001),
+)
 
 
 def wrapped(order=None):

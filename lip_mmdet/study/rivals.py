@@ -113,8 +113,12 @@ class SPDResNet(_DownsamplingResNet):
         block.downsample[0] = self._unstrided(block.downsample[0])
 
     def _unstrided(self, conv: nn.Conv2d) -> nn.Sequential:
-        channels, window = 4 * conv.in_channels, dict(padding=conv.padding, bias=False)
         unstrided = build_conv_layer(
-            self.conv_cfg, channels, conv.out_channels, conv.kernel_size, **window
+            self.conv_cfg,
+            4 * conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,
+            padding=conv.padding,
+            bias=False,
         )
         return nn.Sequential(nn.PixelUnshuffle(2), unstrided)
