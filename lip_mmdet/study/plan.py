@@ -35,7 +35,10 @@ _WATCHING = {
     'RuntimeInfoHook',
 }  # fmt: skip
 # The code that decides it.
-_CODE = ('ops', 'layers', 'backbones', 'dense_heads', 'engine/resume.py')
+_CODE = (
+    'ops', 'layers', 'backbones', 'dense_heads',
+    'engine/resume.py', 'study/noise.py', 'study/rivals.py',
+)  # fmt: skip
 # What is read of a record.
 _RECORDED = {'key', 'data', 'code', 'figures', 'seconds'}
 _TAKEN = ', whose place the results of another config have'
